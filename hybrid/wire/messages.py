@@ -1,0 +1,482 @@
+"""What engine and agent say to each other: each request, its answer, and the agent's events.
+
+A request is a dataclass; ``ANSWERS`` maps it to the dataclass that answers it, and its wire name is the class name.
+Both ends validate with ``hybrid.wire.codec``. Streams of bytes (stdio, tar archives, blobs) are opened by the host: it
+picks an unused stream id and names it in the request.
+
+Words: a *process key* is ``container`` plus ``exec`` ("" is the container's own init). ``container`` "" in
+``CreateExec`` is the machine itself. The *journal* of a process is its output as a sequence of records (see
+``hybrid.wire.journal``), addressed by byte offset since the process was created; the agent keeps a bounded tail of
+it until it is acknowledged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Empty:
+    """The answer that says only: done."""
+
+
+# --- the machine ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First message of the agent on every (re)connected link; the host answers with its own."""
+
+    version: int
+    boot: str  # random id of this agent's run; a changed one means that its containers are gone
+    features: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Configure:
+    """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for the same machine."""
+
+    machine: str
+    hostname: str
+    realtime_ns: int  # 0: leave the clock (host and ssh machines)
+    entropy: bytes  # credited and mixed in with RNDADDENTROPY + RNDRESEEDCRNG; empty: leave the pool
+    lock_down: bool  # load what is needed, then lockdown=confidentiality, modules_disabled=1, …
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Asks for ``MachineFacts``."""
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFacts:
+    kernel: str  # uname -r
+    architecture: str  # uname -m
+    boot_id: str  # /proc/sys/kernel/random/boot_id
+    cpus: int
+    memory: int  # bytes
+    memory_available: int  # bytes
+    cgroup: Literal["v2", "v1", "hybrid"]
+    runtime: str  # "crun 1.21"; empty: none
+    realtime_ns: int
+    lockdown: str = ""  # contents of /sys/kernel/security/lockdown; empty: no such file
+    agent_rss: int = 0  # bytes
+    features: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SetTime:
+    realtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest then powers off."""
+
+    timeout: float = 10.0
+
+
+# --- containers ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the machine finds something the host gave it.
+
+    ``disk``: a block device with that serial number. ``file``: a file on the machine (host provider; a layer is
+    loop-mounted). ``blob``: a file that ``PutBlob`` brought. ``tag``: a virtiofs tag. ``directory``: a directory on
+    the machine (host provider).
+    """
+
+    kind: Literal["disk", "file", "blob", "tag", "directory"]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """Container ids 0… are ``base``… in the machine's initial user namespace."""
+
+    base: int
+    size: int = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source": "<index>"}``."""
+
+    source: Source
+    subpath: str = ""  # inside the source, resolved beneath it
+    populate: bool = False  # an empty volume first gets what the image has at the mount's destination
+    id_mapped: bool = True  # False: the share's server already translates ids (no idmapped mount)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network endpoint, moved into the container's network namespace. Found by ``mac``, or ``device`` (a veth end)."""
+
+    name: str  # eth0 …
+    mac: str
+    addresses: list[str]  # with prefix length
+    gateway: str = ""
+    mtu: int = 1500
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateContainer:
+    """Mounts the root file system, readies network and mounts, ``crun create``. Idempotent for an equal request.
+
+    ``config`` is a complete OCI runtime-spec config whose ``root.path``, share mounts, and user, network and joined
+    namespace paths the agent fills in. ``files`` are small files (``/etc/hosts``) that the agent keeps in memory and
+    bind-mounts over those paths, read-write, not part of the root file system.
+    """
+
+    container: str
+    config: dict[str, Any]
+    layers: list[Source]  # lowest first
+    writable: Source | None  # None: the container's own changes live in memory
+    id_map: IdMap | None  # None: no user namespace
+    network: Literal["none", "own", "host", "container"]
+    network_container: str = ""  # whose network namespace is joined, for "container"
+    interfaces: list[Interface] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    terminal: bool = False
+    stdin: bool = False  # False: /dev/null
+    pid_container: str = ""  # whose pid namespace is joined
+    ipc_container: str = ""
+    rows: int = 0
+    columns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartContainer:
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pid: int
+    started_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CreateExec:
+    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec process object."""
+
+    container: str  # "": on the machine itself
+    exec: str
+    process: dict[str, Any]
+    stdin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartExec:
+    container: str
+    exec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    container: str
+    signal: int
+    exec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    container: str
+    rows: int
+    columns: int
+    exec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    container: str
+    paused: bool  # True freezes, False thaws
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """New limits: an OCI runtime-spec ``linux.resources`` object."""
+
+    container: str
+    resources: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Kills what still runs, unmounts everything and forgets the container (or the exec). Idempotent.
+
+    When it is answered the machine no longer uses the container's disks, shares and interfaces.
+    """
+
+    container: str
+    exec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """Asks for ``ProcessList``: all that the agent knows, for adoption."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    container: str
+    exec: str
+    status: Literal["created", "running", "paused", "stopped"]
+    pid: int  # 0 unless alive
+    started_ns: int = 0
+    finished_ns: int = 0
+    exit_code: int = 0  # 128 + n for a death by signal n
+    oom_killed: bool = False
+    error: str = ""
+    journal_start: int = 0  # offset of the oldest output that is still kept
+    journal_end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessList:
+    processes: list[ProcessState]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    container: str
+    exec: str = ""
+
+
+# --- streams ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOutput:
+    """The process's journal from byte ``offset`` on, as records, on ``stream``; it ends (EOF) after the last record.
+
+    What was dropped shows as a record of stream number ``journal.DROPPED``. One reader a process: a new one replaces the old.
+    """
+
+    container: str
+    stream: int
+    offset: int = 0
+    exec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AckOutput:
+    """The host has stored the journal up to ``offset``; the agent may forget it."""
+
+    container: str
+    offset: int
+    exec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteInput:
+    """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not added)."""
+
+    container: str
+    stream: int
+    exec: str = ""
+    keep_open: bool = False  # EOF of the stream does not close stdin (attach without StdinOnce)
+
+
+@dataclass(frozen=True, slots=True)
+class PutBlob:
+    """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be used."""
+
+    digest: str
+    size: int
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class HasBlob:
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StatPath:
+    container: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PathStat:
+    name: str
+    size: int
+    mode: int  # st_mode
+    mtime_ns: int
+    link_target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GetArchive:
+    """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the bytes flow."""
+
+    container: str
+    path: str
+    stream: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutArchive:
+    """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the container's root.
+
+    Answered when all is unpacked.
+    """
+
+    container: str
+    path: str
+    stream: int
+    no_overwrite_dir_non_dir: bool = False
+    copy_ids: bool = False
+
+
+# --- observation -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerStats:
+    """cgroup v2 figures: bytes, nanoseconds, counts; ``networks`` maps interface to rx/tx counters of netdev statistics."""
+
+    cpu_total: int
+    cpu_user: int
+    cpu_system: int
+    cpu_periods: int
+    cpu_throttled: int
+    cpu_throttled_time: int
+    system_cpu: int  # all CPU time of the machine, for docker's percentage
+    cpus: int
+    memory: int
+    memory_limit: int
+    memory_stat: dict[str, int]
+    pids: int
+    pids_limit: int
+    read_ns: int
+    networks: dict[str, dict[str, int]] = field(default_factory=dict)
+    blkio: list[dict[str, Any]] = field(default_factory=list)  # {major, minor, op, value}
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    container: str
+    arguments: str = "-ef"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessTable:
+    titles: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Asks for the container's effective confinement, read from the machine's kernel (never from configuration)."""
+
+    container: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerEvidence:
+    """``status``: /proc/PID/status fields. ``namespaces``: kind → inode, of the container and of the agent (``machine_…``)."""
+
+    pid: int
+    status: dict[str, str]
+    namespaces: dict[str, int]
+    machine_namespaces: dict[str, int]
+    uid_map: str
+    gid_map: str
+    mounts: list[str]  # /proc/PID/mountinfo lines
+    cgroup: str
+    limits: dict[str, str]  # memory.max, pids.max, cpu.max, …
+    apparmor: str
+    boot_id: str
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user map): active attempts that must fail.
+
+    ``addresses`` are host:port pairs that must not be reachable.
+    """
+
+    container: str
+    addresses: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    name: str
+    refused: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResults:
+    results: list[ProbeResult]
+
+
+# --- events (agent to host) ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """A process ended. Sent again on every reconnect until ``Delete``; the host takes the first."""
+
+    state: ProcessState
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfMemory:
+    container: str
+
+
+EVENTS: dict[str, type] = {cls.__name__: cls for cls in (Exited, OutOfMemory)}
+
+ANSWERS: dict[type, type] = {
+    Configure: MachineFacts,
+    Facts: MachineFacts,
+    SetTime: Empty,
+    Shutdown: Empty,
+    CreateContainer: Empty,
+    StartContainer: Started,
+    CreateExec: Empty,
+    StartExec: Started,
+    Signal: Empty,
+    Resize: Empty,
+    Pause: Empty,
+    Update: Empty,
+    Delete: Empty,
+    List: ProcessList,
+    State: ProcessState,
+    ReadOutput: Empty,
+    AckOutput: Empty,
+    WriteInput: Empty,
+    PutBlob: Empty,
+    HasBlob: Truth,
+    StatPath: PathStat,
+    GetArchive: PathStat,
+    PutArchive: Empty,
+    Stats: ContainerStats,
+    Top: ProcessTable,
+    Evidence: ContainerEvidence,
+    Probe: ProbeResults,
+}
+REQUESTS: dict[str, type] = {cls.__name__: cls for cls in ANSWERS}
