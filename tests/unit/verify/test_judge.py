@@ -117,7 +117,7 @@ def test_good_evidence_is_kept() -> None:
             "namespaces",
             {"evidence": replace(EVIDENCE, namespaces=EVIDENCE.namespaces | {"pid": 2})},
         ),
-        ("namespaces", {"evidence": replace(EVIDENCE, namespaces={})}),
+        ("namespaces", {"evidence": replace(EVIDENCE, namespaces={"user": 106})}),
         ("user namespace", {"evidence": replace(EVIDENCE, uid_map="0 0 4294967295")}),
         ("user namespace", {"evidence": replace(EVIDENCE, uid_map="")}),
         (
