@@ -53,7 +53,8 @@ def decode(cls: type[T], value: Any, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise InvalidInput(f"{where}: an object is needed")
-    fields = _fields(cls)
+    kind: type = cls
+    fields = _fields(kind)
     unknown = value.keys() - fields.keys()
     if unknown:
         raise InvalidInput(f"{where}: unknown field {sorted(map(str, unknown))[0]!r}")
@@ -96,7 +97,7 @@ def _value(hint: Any, value: Any, where: str, depth: int) -> Any:
     return _scalar(hint, value, where)
 
 
-def _sized(kind: type, value: Any, where: str) -> Any:
+def _sized(kind: type[list[Any]] | type[dict[Any, Any]], value: Any, where: str) -> Any:
     if not isinstance(value, kind):
         raise InvalidInput(f"{where}: a {kind.__name__} is needed")
     if len(value) > MAX_ITEMS:
@@ -116,11 +117,22 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         value = float(value)
     if type(value) is not hint:
         raise InvalidInput(f"{where}: {hint.__name__} is needed")
-    if hint is str and len(value) > MAX_STRING:
-        raise InvalidInput(f"{where}: longer than {MAX_STRING} characters")
+    if hint is str:
+        _check_text(value, where)
     if hint is int and abs(value) > MAX_INTEGER:
         raise InvalidInput(f"{where}: out of range")
     return value
+
+
+def _check_text(value: str, where: str) -> None:
+    if len(value) > MAX_STRING:
+        raise InvalidInput(f"{where}: longer than {MAX_STRING} characters")
+    # JSON can carry lone surrogates; whoever prints or stores such text later would fail.
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput(f"{where}: not valid Unicode") from None
 
 
 def _any(value: Any, where: str, depth: int) -> Any:

@@ -1,6 +1,6 @@
 """What engine and agent say to each other: each request, its answer, and the agent's events.
 
-A request is a dataclass; ``ANSWERS`` maps it to the dataclass that answers it, and its wire name is the class name.
+A request is a dataclass, a ``Request`` of its answer; ``ANSWERS`` maps it to the dataclass that answers it, and its wire name is the class name.
 Both ends validate with ``hybrid.wire.codec``. Streams of bytes (stdio, tar archives, blobs) are opened by the host: it
 picks an unused stream id and names it in the request.
 
@@ -13,9 +13,16 @@ it until it is acknowledged.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 VERSION = 1
+AnswerT = TypeVar("AnswerT", covariant=True)
+
+
+class Request(Generic[AnswerT]):
+    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so at run time)."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Configure:
+class Configure(Request["MachineFacts"]):
     """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for the same machine."""
 
     machine: str
@@ -48,7 +55,7 @@ class Configure:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Request["MachineFacts"]):
     """Asks for ``MachineFacts``."""
 
 
@@ -69,12 +76,12 @@ class MachineFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class SetTime:
+class SetTime(Request["Empty"]):
     realtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Shutdown:
+class Shutdown(Request["Empty"]):
     """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest then powers off."""
 
     timeout: float = 10.0
@@ -127,7 +134,7 @@ class Interface:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateContainer:
+class CreateContainer(Request["Empty"]):
     """Mounts the root file system, readies network and mounts, ``crun create``. Idempotent for an equal request.
 
     ``config`` is a complete OCI runtime-spec config whose ``root.path``, share mounts, and user, network and joined
@@ -154,7 +161,7 @@ class CreateContainer:
 
 
 @dataclass(frozen=True, slots=True)
-class StartContainer:
+class StartContainer(Request["Started"]):
     container: str
 
 
@@ -165,7 +172,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class CreateExec:
+class CreateExec(Request["Empty"]):
     """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec process object."""
 
     container: str  # "": on the machine itself
@@ -175,20 +182,20 @@ class CreateExec:
 
 
 @dataclass(frozen=True, slots=True)
-class StartExec:
+class StartExec(Request["Started"]):
     container: str
     exec: str
 
 
 @dataclass(frozen=True, slots=True)
-class Signal:
+class Signal(Request["Empty"]):
     container: str
     signal: int
     exec: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Resize:
+class Resize(Request["Empty"]):
     container: str
     rows: int
     columns: int
@@ -196,13 +203,13 @@ class Resize:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Request["Empty"]):
     container: str
     paused: bool  # True freezes, False thaws
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class Update(Request["Empty"]):
     """New limits: an OCI runtime-spec ``linux.resources`` object."""
 
     container: str
@@ -210,7 +217,7 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Request["Empty"]):
     """Kills what still runs, unmounts everything and forgets the container (or the exec). Idempotent.
 
     When it is answered the machine no longer uses the container's disks, shares and interfaces.
@@ -221,7 +228,7 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class List:
+class List(Request["ProcessList"]):
     """Asks for ``ProcessList``: all that the agent knows, for adoption."""
 
 
@@ -246,7 +253,7 @@ class ProcessList:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class State(Request["ProcessState"]):
     container: str
     exec: str = ""
 
@@ -255,7 +262,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadOutput:
+class ReadOutput(Request["Empty"]):
     """The process's journal from byte ``offset`` on, as records, on ``stream``; it ends (EOF) after the last record.
 
     What was dropped shows as a record of stream number ``journal.DROPPED``. One reader a process: a new one replaces the old.
@@ -268,7 +275,7 @@ class ReadOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class AckOutput:
+class AckOutput(Request["Empty"]):
     """The host has stored the journal up to ``offset``; the agent may forget it."""
 
     container: str
@@ -277,7 +284,7 @@ class AckOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class WriteInput:
+class WriteInput(Request["Empty"]):
     """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not added)."""
 
     container: str
@@ -287,7 +294,7 @@ class WriteInput:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBlob:
+class PutBlob(Request["Empty"]):
     """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be used."""
 
     digest: str
@@ -296,7 +303,7 @@ class PutBlob:
 
 
 @dataclass(frozen=True, slots=True)
-class HasBlob:
+class HasBlob(Request["Truth"]):
     digest: str
 
 
@@ -306,7 +313,7 @@ class Truth:
 
 
 @dataclass(frozen=True, slots=True)
-class StatPath:
+class StatPath(Request["PathStat"]):
     container: str
     path: str
 
@@ -321,7 +328,7 @@ class PathStat:
 
 
 @dataclass(frozen=True, slots=True)
-class GetArchive:
+class GetArchive(Request["PathStat"]):
     """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the bytes flow."""
 
     container: str
@@ -330,7 +337,7 @@ class GetArchive:
 
 
 @dataclass(frozen=True, slots=True)
-class PutArchive:
+class PutArchive(Request["Empty"]):
     """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the container's root.
 
     Answered when all is unpacked.
@@ -347,7 +354,7 @@ class PutArchive:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(Request["ContainerStats"]):
     container: str
 
 
@@ -374,7 +381,7 @@ class ContainerStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class Top(Request["ProcessTable"]):
     container: str
     arguments: str = "-ef"
 
@@ -386,7 +393,7 @@ class ProcessTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(Request["ContainerEvidence"]):
     """Asks for the container's effective confinement, read from the machine's kernel (never from configuration)."""
 
     container: str
@@ -411,7 +418,7 @@ class ContainerEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Request["ProbeResults"]):
     """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user map): active attempts that must fail.
 
     ``addresses`` are host:port pairs that must not be reachable.
@@ -450,7 +457,7 @@ class OutOfMemory:
 
 EVENTS: dict[str, type] = {cls.__name__: cls for cls in (Exited, OutOfMemory)}
 
-ANSWERS: dict[type, type] = {
+ANSWERS: dict[type[Request[Any]], type] = {
     Configure: MachineFacts,
     Facts: MachineFacts,
     SetTime: Empty,
@@ -479,4 +486,4 @@ ANSWERS: dict[type, type] = {
     Evidence: ContainerEvidence,
     Probe: ProbeResults,
 }
-REQUESTS: dict[str, type] = {cls.__name__: cls for cls in ANSWERS}
+REQUESTS: dict[str, type[Request[Any]]] = {cls.__name__: cls for cls in ANSWERS}

@@ -1,0 +1,145 @@
+"""The JSON objects on stream 0: hello, request, answer, event; made and validated here, for both ends.
+
+::
+
+    {"hello": {…}}                                        each end's first message
+    {"id": 7, "type": "StartContainer", "body": {…}}      host to agent
+    {"id": 7, "ok": {…}}                                  agent to host
+    {"id": 7, "error": {"kind": "not_found", "message": "…"}}
+    {"event": "Exited", "body": {…}}                      agent to host
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from hybrid.errors import HybridError, InvalidInput, from_kind
+from hybrid.wire import messages
+from hybrid.wire.codec import decode, encode
+from hybrid.wire.frame import ProtocolError
+
+MAX_ID = 1 << 53
+MAX_ERROR = 4096  # characters of an error's text
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnvelope:
+    id: int
+    request: messages.Request[Any] | None  # None: malformed; ``problem`` says how
+    problem: InvalidInput | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnvelope:
+    """``body`` is not validated yet: only who asked knows its class."""
+
+    id: int
+    body: Any = None
+    error: HybridError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventEnvelope:
+    event: Any
+
+
+def hello_message(hello: messages.Hello) -> bytes:
+    return _dump({"hello": encode(hello)})
+
+
+def request_message(number: int, request: messages.Request[Any]) -> bytes:
+    return _dump({"id": number, "type": type(request).__name__, "body": encode(request)})
+
+
+def answer_message(number: int, answer: object) -> bytes:
+    return _dump({"id": number, "ok": encode(answer)})
+
+
+def error_message(number: int, error: HybridError) -> bytes:
+    return _dump({"id": number, "error": {"kind": error.kind, "message": error.message[:MAX_ERROR]}})
+
+
+def event_message(event: object) -> bytes:
+    return _dump({"event": type(event).__name__, "body": encode(event)})
+
+
+def parse_hello(payload: bytes) -> messages.Hello:
+    """The peer's first message; ProtocolError if it is anything else."""
+    value = _load(payload)
+    if value.keys() != {"hello"}:
+        raise ProtocolError("the first message is no hello")
+    try:
+        return decode(messages.Hello, value["hello"])
+    except InvalidInput as error:
+        raise ProtocolError(str(error)) from error
+
+
+def parse_from_host(payload: bytes) -> RequestEnvelope:
+    """What an agent gets after the hello. A bad request body is the request's problem, not the link's."""
+    value = _load(payload)
+    if value.keys() != {"id", "type", "body"}:
+        raise ProtocolError("a message that is no request")
+    number = _id(value)
+    cls = messages.REQUESTS.get(value["type"]) if isinstance(value["type"], str) else None
+    if cls is None:
+        return RequestEnvelope(number, None, InvalidInput(f"unknown request {_clean(value['type'])}"))
+    try:
+        return RequestEnvelope(number, decode(cls, value["body"]))
+    except InvalidInput as error:
+        return RequestEnvelope(number, None, error)
+
+
+def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
+    """What a host gets after the hello; ProtocolError for all that no honest agent sends."""
+    value = _load(payload)
+    keys = value.keys()
+    if keys == {"id", "ok"}:
+        return AnswerEnvelope(_id(value), value["ok"])
+    if keys == {"id", "error"}:
+        error = value["error"]
+        if not isinstance(error, dict) or error.keys() != {"kind", "message"}:
+            raise ProtocolError("a malformed error answer")
+        return AnswerEnvelope(_id(value), error=from_kind(str(error["kind"]), _clean(error["message"])))
+    if keys == {"event", "body"}:
+        cls = messages.EVENTS.get(value["event"]) if isinstance(value["event"], str) else None
+        if cls is None:
+            raise ProtocolError(f"unknown event {_clean(value['event'])}")
+        try:
+            return EventEnvelope(decode(cls, value["body"]))
+        except InvalidInput as problem:
+            raise ProtocolError(_clean(problem)) from problem
+    raise ProtocolError("a message that is neither answer nor event")
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    # File names that are not UTF-8 come as lone surrogates, which the other end refuses: they become "?".
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("a message that is not JSON") from error
+    if not isinstance(value, dict):
+        raise ProtocolError("a message that is no JSON object")
+    return value
+
+
+def _id(value: dict[str, Any]) -> int:
+    number = value["id"]
+    if type(number) is not int or not 0 < number <= MAX_ID:
+        raise ProtocolError("a message with a malformed id")
+    return number
+
+
+def _clean(text: object) -> str:
+    """Text of the peer's as one line that is safe to print: no control characters, not endless."""
+    return "".join(c if c.isprintable() else " " for c in str(text)[:MAX_ERROR]).strip()
