@@ -8,7 +8,8 @@ in it, in either direction. So each connection starts with a mark::
 
 The agent looks for a mark at its start, when its port was re-opened, and whenever something other than a frame
 header is where one must be: a mark is no frame header. If the agent hangs in the middle of a payload that will never
-come, it takes the mark for payload; so the host repeats after ``REPEAT_AFTER`` seconds, with zeros in front that
+come, it takes the mark for payload; so the host repeats after ``REPEAT_AFTER`` seconds (then after twice that, and so on: an
+agent may be slow to answer), with zeros in front that
 complete any payload (and are no header either) and with a new nonce, for answers to the old one may be followed by
 bytes that the agent did not mean.
 
@@ -25,6 +26,7 @@ from hybrid.wire.frame import MAX_DATA, MAX_MESSAGE
 MARK = b"\xf7hybrid-resync\r\n"
 NONCE_SIZE = 16
 REPEAT_AFTER = 1.0
+REPEAT_AT_MOST = 8.0
 # The nonce is hexadecimal: so a mark that was cut off, with another behind it, can't be taken for a whole one.
 _MARK_AND_NONCE = re.compile(re.escape(MARK) + rb"([0-9a-f]{%d})" % NONCE_SIZE)
 _WHOLE = len(MARK) + NONCE_SIZE
