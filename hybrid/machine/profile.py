@@ -116,5 +116,7 @@ def load(name: str) -> MachineProfile:
         text = file.read(_MAX_FILE)
     profile = parse(text, path.name)
     if profile.name != name:
-        raise InvalidInput(f"machine profile {path.name}: name: must be {name!r}, as the file is called")
+        raise InvalidInput(
+            f"machine profile {path.name}: name: must be {name!r}, as the file is called"
+        )
     return profile

@@ -38,7 +38,7 @@ _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # IFNAMSIZ is 16 with the final NUL (linux/if.h).
 _DEVICE = re.compile(r"[0-9A-Za-z_.-]{1,15}")
 # Becomes part of file names and of the domain's name.
-_MACHINE_ID = re.compile(r"[0-9a-z]{12,64}")
+_MACHINE_ID = re.compile(r"[0-9a-z][0-9a-zA-Z_.-]{0,63}")
 
 StoppedCallback = Callable[[str, str], None]
 
