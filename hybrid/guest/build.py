@@ -1,0 +1,315 @@
+"""Builds the guest image: kernel, initramfs, verified read-only root; same inputs, same bytes.
+
+    packages ─▶ unpack ─▶ choose files ─▶ byte-compile ─▶ squashfs ─▶ + hash tree ─▶ root
+             └▶ kernel, modules ─▶ cpio with /init ─▶ initrd       root hash ─▶ command line
+
+The recipe is ``images/guest``; this module only carries it out. No step needs privilege. Times
+inside the image are the newest package file's, owners are root, and nothing that Debian's
+maintainer scripts write is in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid.errors import HybridError
+from hybrid.guest import bootstrap, command, cpio, image, kernel, listing, tree, verity, zipapp
+from hybrid.guest.image import GuestImage
+from hybrid.paths import Paths, data_dir
+
+Progress = Callable[[str], None]
+_LIB = "usr/lib/hybrid"
+_CFLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", "-Wl,--build-id=none")
+_EMPTY_DIRECTORIES = (
+    "dev",
+    "etc",
+    "proc",
+    "run",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "usr/lib64",
+    "var",
+)
+_MERGED = ("bin", "sbin", "lib", "lib64")
+_SQUASHFS = (
+    "-comp",
+    "zstd",
+    "-b",
+    "131072",
+    "-noappend",
+    "-all-root",
+    "-no-xattrs",
+    "-no-progress",
+    "-quiet",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The data files of ``images/guest``."""
+
+    directory: Path
+
+    def section(self, name: str, section: str = "", **values: str) -> list[str]:
+        path = self.directory / name
+        return listing.parse(path.read_text(), str(path), **values).get(section, [])
+
+
+def build_guest(
+    paths: Paths, progress: Progress, *, agent: Path | None = None, fresh: bool = False
+) -> GuestImage:
+    """The guest image of these sources, built if need be; it becomes the current one.
+
+    ``agent`` is a zip application to take in place of hybrid's own. ``fresh`` asks Debian for newer
+    packages.
+    """
+    recipe = Recipe(data_dir() / "images/guest")
+    paths.guest.mkdir(parents=True, exist_ok=True)
+    with _locked(paths.guest / "lock"):
+        inputs = _inputs(recipe, agent)
+        if not fresh:
+            with contextlib.suppress(HybridError):
+                present = image.current(paths)
+                if present.inputs == inputs:
+                    return present
+        with tempfile.TemporaryDirectory(dir=paths.guest, prefix="build-") as scratch:
+            return _Build(paths, recipe, Path(scratch), progress, agent, fresh).run(inputs)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One build at a time in a root."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _inputs(recipe: Recipe, agent: Path | None) -> str:
+    digest = hashlib.sha256(bootstrap.architecture().name.encode())
+    here = Path(__file__).parent
+    for path in sorted([*recipe.directory.iterdir(), *here.glob("*.py")]):
+        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    sources = {"agent": agent.read_bytes()} if agent else zipapp.members()
+    for name, data in sources.items():
+        digest.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+class _Build:
+    """One run, in a scratch directory that is thrown away."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        recipe: Recipe,
+        scratch: Path,
+        progress: Progress,
+        agent: Path | None,
+        fresh: bool,
+    ) -> None:
+        self.paths, self.recipe, self.scratch, self.progress = paths, recipe, scratch, progress
+        self.agent, self.fresh = agent, fresh
+        self.architecture = bootstrap.architecture()
+        self.output = scratch / "output"
+        self.stage = scratch / "stage"
+
+    def run(self, inputs: str) -> GuestImage:
+        self.output.mkdir(mode=0o755)
+        packages = self._unpacked("root")
+        linux = kernel.Kernel(self._unpacked("kernel"))
+        self.progress(f"building the guest image: kernel {linux.release}")
+        self._initramfs(linux)
+        self._root(packages, linux)
+        verified = self._squashfs(linux)
+        shutil.copyfile(linux.image, self.output / "vmlinuz")
+        command_line = " ".join(
+            [
+                *self.recipe.section("command-line.conf"),
+                *self.recipe.section("command-line.conf", self.architecture.name),
+                f"hybrid.roothash={verified.root_hash}",
+                f"hybrid.hashoffset={verified.hash_offset}",
+            ]
+        )
+        return self._publish(
+            {"command_line": command_line, "release": linux.release, "inputs": inputs}
+        )
+
+    def _unpacked(self, section: str) -> Path:
+        packages = self.recipe.section("packages.conf", section, arch=self.architecture.name)
+        tar = bootstrap.packages_tar(
+            self.paths.root / "cache", packages, self.progress, fresh=self.fresh
+        )
+        target = self.scratch / section
+        bootstrap.unpack(tar, target)
+        return target
+
+    def _compiled(self, source: str) -> bytes:
+        target = self.scratch / source.removesuffix(".c")
+        command.run(["gcc", *_CFLAGS, "-o", target, self.recipe.directory / source])
+        return target.read_bytes()
+
+    def _initramfs(self, linux: kernel.Kernel) -> None:
+        modules = linux.closure(self.recipe.section("modules-early.conf"))
+        entries = [cpio.directory(name) for name in ("dev", "proc", "sys", "root", "modules")]
+        # the kernel opens /dev/console for init before anything is mounted
+        entries.append(cpio.Entry("dev/console", 0o020600, device=(5, 1)))
+        entries += [
+            cpio.regular(f"modules/{number:02}-{module.name}.ko", module.data)
+            for number, module in enumerate(modules)
+        ]
+        entries.append(cpio.executable("init", self._compiled("initramfs.c")))
+        (self.output / "initrd").write_bytes(cpio.archive(entries))
+
+    def _root(self, packages: Path, linux: kernel.Kernel) -> None:
+        for name in _EMPTY_DIRECTORIES:
+            (self.stage / name).mkdir(parents=True, exist_ok=True)
+        for name in _MERGED:
+            (self.stage / name).symlink_to(f"usr/{name}")
+        rules = [*self.recipe.section("files.conf"), self.architecture.loader]
+        chosen = tree.with_libraries(packages, tree.select(tree.files(packages), rules))
+        tree.copy(packages, chosen, self.stage)
+        self._busybox(packages)
+        self._identity()
+        self._modules(linux)
+        self._own_files(packages)
+        self._compile_python(packages, next(self.stage.glob("usr/lib/python3.*")), "/")
+
+    def _busybox(self, packages: Path) -> None:
+        for applet in command.run([packages / "usr/bin/busybox", "--list"]).split():
+            link = self.stage / "usr/bin" / applet
+            if not link.exists():
+                link.symlink_to("busybox")
+        (self.stage / "usr/sbin/modprobe").symlink_to("../bin/busybox")
+
+    def _identity(self) -> None:
+        etc = self.stage / "etc"
+        (etc / "passwd").write_text(
+            "root:x:0:0:root:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+        )
+        (etc / "group").write_text("root:x:0:\ntty:x:5:\nnogroup:x:65534:\n")
+        (etc / "os-release").symlink_to("../usr/lib/os-release")
+
+    def _modules(self, linux: kernel.Kernel) -> None:
+        modules = linux.closure(self.recipe.section("modules.conf"))
+        base = self.stage / "usr/lib/modules" / linux.release
+        for module in modules:
+            path = base / module.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(module.data)
+        (base / "modules.dep").write_text(kernel.dependency_file(modules))
+        own = self.stage / _LIB
+        own.mkdir(parents=True)
+        (own / "modules.conf").write_text(
+            "".join(f"{name}\n" for name in self.recipe.section("modules.conf"))
+        )
+        order = [f"/usr/lib/modules/{linux.release}/{module.path}\n" for module in modules]
+        (own / "modules.order").write_text("".join(order))
+
+    def _own_files(self, packages: Path) -> None:
+        own = self.stage / _LIB
+        for source in ("init.c", "probe.c"):
+            target = own / source.removesuffix(".c")
+            target.write_bytes(self._compiled(source))
+            target.chmod(0o755)
+        (own / "sysctl.conf").write_text("\n".join(self.recipe.section("sysctl.conf")) + "\n")
+        if self.agent:
+            shutil.copyfile(self.agent, own / "agent.pyz")
+            return
+        contents = zipapp.members()
+        sources = self.scratch / "agent"
+        for name, data in contents.items():
+            (sources / name).parent.mkdir(parents=True, exist_ok=True)
+            (sources / name).write_bytes(data)
+        self._compile_python(packages, sources, f"/{_LIB}/agent.pyz", remove=False)
+        compiled = {
+            str(path.relative_to(sources)): path.read_bytes()
+            for path in sorted(sources.rglob("*.pyc"))
+        }
+        zipapp.write(own / "agent.pyz", contents | compiled)
+
+    def _compile_python(
+        self, packages: Path, directory: Path, shown_as: str, remove: bool = True
+    ) -> None:
+        """Byte code by the guest's own interpreter, beside the source or (quicker) in its place.
+
+        The byte code is not checked against a source: the root is read-only and verified.
+        """
+        libraries = next(packages.glob("usr/lib/*-linux-gnu"))
+        prefix = self.stage if remove else directory
+        command.run(
+            [
+                packages / self.architecture.loader,
+                "--library-path",
+                libraries,
+                next(packages.glob("usr/bin/python3.*")),
+                *(
+                    "-S",
+                    "-m",
+                    "compileall",
+                    "-q",
+                    "-b",
+                    "-j1",
+                    "--invalidation-mode",
+                    "unchecked-hash",
+                ),
+                *("-s", prefix, "-p", shown_as, directory),
+            ],
+            {
+                "PYTHONHOME": str(packages / "usr"),
+                "PYTHONHASHSEED": "0",
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+        )
+        if remove:
+            for source in directory.rglob("*.py"):
+                if source.with_suffix(".pyc").exists():
+                    source.unlink()
+
+    def _squashfs(self, linux: kernel.Kernel) -> verity.Verity:
+        epoch = str(
+            int(
+                max(
+                    path.lstat().st_mtime
+                    for path in (linux.image, *self.scratch.glob("root/usr/bin/*"))
+                )
+            )
+        )
+        target = self.output / "root"
+        command.run(
+            ["mksquashfs", self.stage, target, *_SQUASHFS, "-all-time", epoch, "-mkfs-time", epoch]
+        )
+        return verity.append(target)
+
+    def _publish(self, description: dict[str, str]) -> GuestImage:
+        """Moves the finished image to its place and makes it the current one."""
+        digest = hashlib.sha256(description["command_line"].encode())
+        for name in ("vmlinuz", "initrd", "root"):
+            digest.update(hashlib.sha256((self.output / name).read_bytes()).digest())
+        description["hash"] = digest.hexdigest()
+        (self.output / image.DESCRIPTION).write_text(
+            json.dumps(description, indent=1, sort_keys=True) + "\n"
+        )
+        for path in self.output.iterdir():
+            path.chmod(0o644)
+        target = self.paths.guest / description["hash"]
+        if target.exists():
+            shutil.copyfile(self.output / image.DESCRIPTION, target / image.DESCRIPTION)
+        else:
+            self.output.rename(target)
+        link = self.paths.guest / "current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.name)
+        os.replace(link, self.paths.guest / "current")
+        self.progress(f"guest image {description['hash'][:12]} is ready")
+        return image.load(target)
