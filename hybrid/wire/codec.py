@@ -7,7 +7,6 @@ that names the field. Standard library only, for the agent runs it too. ``bytes`
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import functools
 import types
@@ -110,7 +109,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) and len(value) <= MAX_STRING:
             try:
                 return base64.b64decode(value, validate=True)
-            except binascii.Error:
+            except ValueError:  # binascii.Error, or text that is not ASCII
                 pass
         raise InvalidInput(f"{where}: base64 is needed")
     if hint is float and type(value) is int:

@@ -34,7 +34,7 @@ WINDOW = 256 << 10
 RENEW = WINDOW // 4  # consumed bytes after which credit is given back: few WINDOW frames, never a stall
 MAX_STREAMS = 4096
 MAX_STREAM_ID = (1 << 32) - 1
-MAX_CONTROL = 8 << 20  # bytes of unsent messages and small frames: a peer that asks but never reads is cut off
+MAX_CONTROL = 4 << 20  # bytes of unsent messages and small frames: a peer that asks but never reads is cut off
 
 
 class Side(enum.Enum):
