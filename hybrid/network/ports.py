@@ -1,0 +1,86 @@
+"""Host ports held for published container ports.
+
+A claim is a socket bound to the published address: it finds out that somebody else listens there,
+and keeps others from doing so later. No connection ever reaches it, the ruleset translates the
+destination before. The sockets end with the daemon while the rules live on; a new daemon claims the
+same ports again.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+from dataclasses import replace
+
+from hybrid.errors import Conflict, Forbidden, HybridError, Internal, InvalidInput
+from hybrid.network.model import PortMapping
+
+_Key = tuple[str, str, int]
+_TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+class PortClaims:
+    """All ports that this daemon holds, by protocol, address and number."""
+
+    def __init__(self) -> None:
+        self._held: dict[_Key, socket.socket] = {}
+
+    def __repr__(self) -> str:
+        return f"<PortClaims {sorted(self._held)}>"
+
+    def claim(self, wanted: Iterable[PortMapping]) -> list[PortMapping]:
+        """All of them with their real ports, or none: Conflict when one is taken."""
+        done: list[PortMapping] = []
+        try:
+            for mapping in wanted:
+                done.append(self._claim(mapping))
+        except HybridError:
+            self.release(done)
+            raise
+        return done
+
+    def release(self, mappings: Iterable[PortMapping]) -> None:
+        """Lets others listen there; unknown ones are passed over."""
+        for mapping in mappings:
+            holder = self._held.pop(_key(mapping), None)
+            if holder is not None:
+                holder.close()
+
+    def close(self) -> None:
+        """Lets all go."""
+        for holder in self._held.values():
+            holder.close()
+        self._held.clear()
+
+    def _claim(self, mapping: PortMapping) -> PortMapping:
+        address = mapping.host_ip or "0.0.0.0"
+        holder = socket.socket(socket.AF_INET, _TYPES[mapping.protocol])
+        try:
+            if mapping.protocol == "tcp":
+                # As any server does, or the last owner's connections in TIME_WAIT would keep the
+                # port for a minute.
+                holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind((address, mapping.host_port))
+            if mapping.protocol == "tcp":
+                holder.listen(0)
+        except OSError as error:
+            holder.close()
+            raise _translated(error, f"Bind for {address}:{mapping.host_port} failed") from error
+        claimed = replace(mapping, host_ip=address, host_port=holder.getsockname()[1])
+        self._held[_key(claimed)] = holder
+        return claimed
+
+
+def _key(mapping: PortMapping) -> _Key:
+    return mapping.protocol, mapping.host_ip or "0.0.0.0", mapping.host_port
+
+
+def _translated(error: OSError, what: str) -> HybridError:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(f"{what}: port is already allocated")
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InvalidInput(f"{what}: this host has no such address")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Forbidden(f"{what}: not permitted")
+    return Internal(f"{what}: {error.strerror}")

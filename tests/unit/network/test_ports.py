@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from hybrid.errors import Conflict, InvalidInput
+from hybrid.network.model import PortMapping
+from hybrid.network.ports import PortClaims
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_claim_excludes_others_until_it_is_released(protocol: str) -> None:
+    claims, others = PortClaims(), PortClaims()
+    (real,) = claims.claim([PortMapping("127.0.0.1", 0, "", 80, protocol)])
+    with pytest.raises(Conflict, match=rf"Bind for 127\.0\.0\.1:{real.host_port} failed: port is"):
+        others.claim([real])
+    with pytest.raises(Conflict):
+        others.claim([PortMapping("", real.host_port, "", 80, protocol)])
+    claims.release([real])
+    assert others.claim([real]) == [real]
+    others.close()
+    claims.close()
+
+
+def test_all_or_none() -> None:
+    claims = PortClaims()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = PortMapping("127.0.0.1", listener.getsockname()[1], "", 80)
+        with pytest.raises(Conflict):
+            claims.claim([PortMapping("127.0.0.1", 0, "", 81), taken])
+    assert repr(claims) == "<PortClaims []>"
+
+
+def test_an_address_that_this_host_has_not() -> None:
+    with pytest.raises(InvalidInput, match="no such address"):
+        PortClaims().claim([PortMapping("192.0.2.99", 0, "", 80)])
