@@ -89,8 +89,8 @@ class AgentClient:
         return self._session.reason
 
     async def wait_closed(self) -> None:
-        """Returns when the connection is lost, whichever way."""
-        await self._session.wait_closed()
+        """Returns when the connection is lost, whichever way, and the transport closed: a new one may be tried."""
+        await asyncio.wait([self._task])
 
     async def close(self) -> None:
         """Ends connection and transport; what the machine runs, runs on. Idempotent."""

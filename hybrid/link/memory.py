@@ -14,15 +14,15 @@ class _Pipe:
     def __init__(self) -> None:
         self.chunks: deque[bytes] = deque()
         self.size = 0
-        self.hang_ups = 0  # ends of file that the reader has not seen yet
+        self.hung_up = False  # an end of file that the reader has not seen yet
         self.closed = False
         self.changed = asyncio.Condition()
 
     async def read(self, max: int) -> bytes:
         async with self.changed:
-            await self.changed.wait_for(lambda: self.chunks or self.hang_ups or self.closed)
+            await self.changed.wait_for(lambda: self.chunks or self.hung_up or self.closed)
             if not self.chunks:
-                self.hang_ups = 0
+                self.hung_up = False
                 return b""
             data = self.chunks.popleft()
             if len(data) > max:
@@ -49,7 +49,7 @@ class _Pipe:
 
     async def hang_up(self) -> None:
         async with self.changed:
-            self.hang_ups += 1
+            self.hung_up = True
             self.changed.notify_all()
 
 
@@ -90,7 +90,7 @@ class Port:
     """The twin of a virtio-serial port: the byte stream lives on while host ends come and go.
 
     ``agent`` is the guest's end; ``connect()`` makes a host end, one at a time. ``tells``: the guest's end reads b""
-    when the host's is closed.
+    after the host's was closed, unless another has come before it looked.
     """
 
     def __init__(self, *, tells: bool = True) -> None:
@@ -99,6 +99,7 @@ class Port:
         self.agent = MemoryTransport(self._there, self._back, self)
 
     def connect(self) -> MemoryTransport:
+        self._there.hung_up = False
         return MemoryTransport(self._back, self._there, self)
 
 

@@ -13,6 +13,9 @@ agent may be slow to answer), with zeros in front that
 complete any payload (and are no header either) and with a new nonce, for answers to the old one may be followed by
 bytes that the agent did not mean.
 
+When the agent ends a connection it writes ``BREAK``, which is no frame header: should the host still take that connection
+for good (the agent saw the hang-up of the one before too late), it knows at once.
+
 On transports that start afresh with each connection the mark costs nothing and is used all the same.
 """
 
@@ -25,6 +28,7 @@ from hybrid.wire.frame import MAX_DATA, MAX_MESSAGE
 
 MARK = b"\xf7hybrid-resync\r\n"
 NONCE_SIZE = 16
+BREAK = bytes(12)
 REPEAT_AFTER = 1.0
 REPEAT_AT_MOST = 8.0
 # The nonce is hexadecimal: so a mark that was cut off, with another behind it, can't be taken for a whole one.

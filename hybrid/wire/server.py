@@ -9,6 +9,7 @@ the connection is lost goes on (processes outlive the daemon); its answer is dro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from hybrid.wire import envelope
 from hybrid.wire.frame import ProtocolError
 from hybrid.wire.messages import VERSION, Hello, Request
 from hybrid.wire.mux import Side
-from hybrid.wire.resync import Acceptor
+from hybrid.wire.resync import BREAK, Acceptor
 from hybrid.wire.session import READ_SIZE, ByteStream, Session, Stream
 
 MAX_RUNNING = 1024  # requests at a time; more are refused at once
@@ -33,7 +34,14 @@ class Connection:
         self._on_hello = on_hello
         self._greeted = False
         self._running: set[asyncio.Task[None]] = set()
-        self._session = Session(transport, Side.AGENT, self._take, label="the host", received=received)
+        self._session = Session(
+            transport,
+            Side.AGENT,
+            self._take,
+            label="the host",
+            received=received,
+            whole_frames=transport.resync,
+        )
 
     def __repr__(self) -> str:
         return f"<Connection running={len(self._running)} {self._session!r}>"
@@ -137,3 +145,5 @@ async def serve(
         received = await connection.run(hello())
         if not transport.resync:
             return connection.reason
+        with contextlib.suppress(OSError, HybridError):
+            await transport.write(BREAK)

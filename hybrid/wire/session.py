@@ -143,7 +143,8 @@ class Stream:
 class Session:
     """One connection. Make it inside a running loop, then ``start()`` it or await ``run()``.
 
-    ``received`` are bytes that followed the mark. ``on_message`` gets each message; what it raises (ProtocolError)
+    ``received`` are bytes that followed the mark. ``whole_frames``: the write that is under way when the connection is
+    lost is finished, so that something can be written behind it. ``on_message`` gets each message; what it raises (ProtocolError)
     ends the session. ``label`` names the peer in errors: "machine db".
     """
 
@@ -155,6 +156,7 @@ class Session:
         *,
         label: str,
         received: bytes = b"",
+        whole_frames: bool = False,
     ) -> None:
         self.label = label
         self.reason = ""  # why it is lost
@@ -163,6 +165,7 @@ class Session:
         self._mux = Mux(side)
         self._on_message = on_message
         self._received = received
+        self._whole_frames = whole_frames
         self._streams: dict[int, Stream] = {}
         self._lost = asyncio.Event()
         self._wake = asyncio.Event()
@@ -212,14 +215,17 @@ class Session:
 
     async def run(self) -> None:
         """Pumps until the connection is lost; never raises but for cancellation. Both directions have ended then."""
-        tasks = [asyncio.create_task(self._guard(pump())) for pump in (self._read, self._write)]
+        reader = asyncio.create_task(self._guard(self._read()))
+        writer = asyncio.create_task(self._guard(self._write()))
         try:
             await self._lost.wait()
+            if self._whole_frames:
+                await asyncio.wait([writer])
         finally:
             self.lose("cancelled")
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            reader.cancel()
+            writer.cancel()
+            await asyncio.wait([reader, writer])
 
     async def _guard(self, pump: Coroutine[None, None, str]) -> None:
         try:
@@ -246,7 +252,7 @@ class Session:
                 return "the other end is gone"
 
     async def _write(self) -> str:
-        while True:
+        while not self._lost.is_set():
             data = self._mux.data_to_send()
             self._drop_finished()
             if self._mux.control_size < MESSAGE_ROOM:
@@ -258,6 +264,7 @@ class Session:
                 self._wake.clear()
                 await self._wake.wait()
                 self._idle.clear()
+        return self.reason
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, MessageReceived):
