@@ -1,8 +1,9 @@
 """How a guest is made: profile + request + facts about the host → domain. All policy, no I/O.
 
-What the guest sees is as little as it can do with: PCIe, one read-only root disk, one SCSI controller for the
-disks of its containers, one link to its agent, entropy, a balloon, a serial console; no display, USB, sound,
-floppy, BIOS configuration or identity. Two guests of one profile differ only in what the host calls them.
+What the guest sees is as little as it can do with: PCIe, one read-only root disk, one SCSI
+controller for the disks of its containers, one link to its agent, entropy, a balloon, a serial
+console; no display, USB, sound, floppy, BIOS configuration or identity. Two guests of one profile
+differ only in what the host calls them.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ from hybrid.machine.provider import (
 )
 from hybrid.units import KIB
 
-# Each guest's QEMU has a uid of its own. The range is one that neither useradd's subordinate ids (up to
-# 600100000) nor systemd's dynamic and container ranges (up to 0x6FFFFFFF) give out; every instance has a
-# slice of it.
+# Each guest's QEMU has a uid of its own. The range is one that neither useradd's subordinate ids
+# (up to 600100000) nor systemd's dynamic and container ranges (up to 0x6FFFFFFF) give out; every
+# instance has a slice of it.
 UID_BASE = 1_900_000_000
 UID_SLICES = 16384
 UIDS_PER_SLICE = 4096
@@ -96,7 +97,7 @@ def design(request: MachineRequest, facts: HostFacts, placement: Placement) -> D
         )
     profile, boot = request.profile, request.boot
     kvm = facts.accelerator is Accelerator.KVM
-    machine = profile.machine_type
+    machine: str = profile.machine_type
     if machine == "auto":
         machine = _MACHINE_TYPES.get(facts.arch, "virt")
     mode, model = _cpu(profile, kvm)
@@ -151,7 +152,9 @@ def share_device(share: ShareDevice) -> SocketFilesystem:
 
 
 def uses_vsock(profile: MachineProfile, facts: HostFacts) -> bool:
-    """Whether the agent is reached by vsock; Unavailable if the profile demands what the host lacks."""
+    """Whether the agent is reached by vsock; Unavailable if the profile demands what the host
+    lacks.
+    """
     wanted = profile.devices.link
     if wanted == "vsock" and not facts.vsock:
         raise Unavailable(
@@ -187,7 +190,8 @@ def _devices(
     vsock = uses_vsock(request.profile, facts)
     plugged: list[Device] = [_root_disk(boot)]
     plugged.append(Controller("scsi", "virtio-scsi", index=0))
-    # Port 0 of a virtio-serial device is kept for consoles (virtio-spec 5.3), so one port makes two.
+    # Port 0 of a virtio-serial device is kept for consoles (virtio-spec 5.3), so one port makes
+    # two.
     plugged.append(Vsock() if vsock else Controller("virtio-serial", index=0, ports=2))
     plugged += [nic_device(nic) for nic in request.nics]
     plugged += [share_device(share) for share in request.shares]

@@ -1,7 +1,7 @@
 """libvirt's domain XML as objects: what can be said, not what should be.
 
-No policy here: every value comes from the caller (``hybrid.machine.design``). The element order and names are
-those of libvirt's own documentation (formatdomain.html). Only what hybrid uses is here.
+No policy here: every value comes from the caller (``hybrid.machine.design``). The element order and
+names are those of libvirt's own documentation (formatdomain.html). Only what hybrid uses is here.
 """
 
 from __future__ import annotations
@@ -233,7 +233,8 @@ class Domain:
             self._features(),
             self._cpu(),
             self._clock(),
-            # A guest that is off is gone: its state is not in it, and the engine decides on restarts.
+            # A guest that is off is gone: its state is not in it, and the engine decides on
+            # restarts.
             _element("on_poweroff", text="destroy"),
             _element("on_reboot", text="destroy"),
             _element("on_crash", text="destroy"),
@@ -290,7 +291,7 @@ class RunningDomain:
     gid: int
     disks: tuple[FileDisk, ...]
     nics: tuple[TapInterface, ...]
-    shares: tuple[str, ...]
+    shares: tuple[SocketFilesystem, ...]
     sources: tuple[str, ...]
     vsock_cid: int | None
 
@@ -312,9 +313,7 @@ def read(xml: str) -> RunningDomain | None:
         gid=gid,
         disks=tuple(_read_disk(disk) for disk in root.iterfind("devices/disk")),
         nics=tuple(_read_nic(nic) for nic in root.iterfind("devices/interface")),
-        shares=tuple(
-            target.get("dir", "") for target in root.iterfind("devices/filesystem/target")
-        ),
+        shares=tuple(_read_share(share) for share in root.iterfind("devices/filesystem")),
         sources=tuple(
             path
             for source in root.iterfind("devices/*/source")
@@ -326,7 +325,9 @@ def read(xml: str) -> RunningDomain | None:
 
 
 def user_of(xml: str) -> int | None:
-    """The uid that any domain's QEMU runs as, hybrid's or not; None when it has no label of its own."""
+    """The uid that any domain's QEMU runs as, hybrid's or not; None when it has no label of its
+    own.
+    """
     uid, _ = _label(ET.fromstring(xml))
     return uid if uid >= 0 else None
 
@@ -353,6 +354,14 @@ def _read_disk(disk: ET.Element) -> FileDisk:
         read_only=disk.find("readonly") is not None,
         discard=attribute("driver", "discard") == "unmap",
         unit=int(unit) if unit else None,
+    )
+
+
+def _read_share(share: ET.Element) -> SocketFilesystem:
+    source, target = share.find("source"), share.find("target")
+    return SocketFilesystem(
+        tag="" if target is None else target.get("dir", ""),
+        socket=Path("" if source is None else source.get("socket", "")),
     )
 
 

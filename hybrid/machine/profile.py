@@ -44,11 +44,13 @@ class Devices(_Strict):
 
     rng: bool = True
     balloon: bool = True
-    """A memory balloon with free page reporting: memory that the guest freed goes back to the host."""
+    """A memory balloon with free page reporting: memory that the guest freed goes back to the host.
+    """
     link: Literal["auto", "serial", "vsock"] = "auto"
     """How the agent is reached; auto takes vsock where the host has it."""
     hotplug_ports: int = Field(default=8, ge=0, le=32)
-    """Spare PCIe ports: how many network interfaces and shares can be added to the running guest."""
+    """Spare PCIe ports: how many network interfaces and shares can be added to the running guest.
+    """
 
 
 class Hardening(_Strict):
@@ -95,7 +97,9 @@ def names() -> list[str]:
 
 
 def parse(text: str, where: str) -> MachineProfile:
-    """The profile in ``text`` (YAML); InvalidInput names the file, the field and what is wrong with it."""
+    """The profile in ``text`` (YAML); InvalidInput names the file, the field and what is wrong with
+    it.
+    """
     try:
         return MachineProfile.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:

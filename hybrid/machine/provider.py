@@ -1,13 +1,14 @@
 """What makes or reaches machines: the interface, and the plain data that crosses it.
 
-A provider knows how to make, reach and destroy a machine and nothing about containers. Callers branch on
-``features``, never on ``name``. A machine's life, as a provider sees it::
+A provider knows how to make, reach and destroy a machine and nothing about containers. Callers
+branch on ``features``, never on ``name``. A machine's life, as a provider sees it::
 
     create ──▶ running ──▶ (destroy | stopped by itself → on_stopped) ──▶ gone
 
-``connect`` may be called any number of times while it runs; each call gives a fresh byte stream, and on providers
-whose stream is one physical line (``Transport.resync``) the older stream must be closed first. Machines outlive
-the process that made them: after ``open`` the machines of an earlier owner are in ``list`` and can be used.
+``connect`` may be called any number of times while it runs; each call gives a fresh byte stream,
+and on providers whose stream is one physical line (``Transport.resync``) the older stream must be
+closed first. Machines outlive the process that made them: after ``open`` the machines of an earlier
+owner are in ``list`` and can be used.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ AGENT_PORT_NAME = "hybrid.agent"
 AGENT_VSOCK_PORT = 1024
 CONSOLE_TAIL = 16 << 10
 
-# QEMU cuts virtio-blk serials at 20 bytes and SCSI ones at 36; libvirt allows few characters in them.
+# QEMU cuts virtio-blk serials at 20 bytes and SCSI ones at 36; libvirt allows few characters in
+# them.
 _SERIAL = re.compile(r"[0-9A-Za-z_.+-]{1,36}")
 # virtio-spec 5.11.4: the tag field holds 36 bytes.
 _TAG = re.compile(r"[0-9A-Za-z_.-]{1,36}")
@@ -62,10 +64,11 @@ def _check(pattern: re.Pattern[str], value: str, what: str) -> None:
 
 @dataclass(frozen=True)
 class Disk:
-    """A raw image file shown to the guest as one disk, which finds it by ``serial`` (at most 36 characters).
+    """A raw image file shown to the guest as one disk, which finds it by ``serial`` (at most 36
+    characters).
 
-    A read-only image is shared by many guests and must be world-readable; a writable one belongs to one
-    guest, which becomes its owner.
+    A read-only image is shared by many guests and must be world-readable; a writable one belongs to
+    one guest, which becomes its owner.
     """
 
     serial: str
@@ -113,8 +116,8 @@ class Boot:
 class MachineRequest:
     """Everything ``create`` needs. Devices named here need no hot-plug; more can be attached later.
 
-    ``memory`` is in bytes; ``boot`` is None for providers that boot nothing (``Feature.OWN_KERNEL`` may
-    still be there, on a box that runs already).
+    ``memory`` is in bytes; ``boot`` is None for providers that boot nothing (``Feature.OWN_KERNEL``
+    may still be there, on a box that runs already).
     """
 
     id: str
@@ -144,16 +147,19 @@ class MachineStatus:
 class Provider(Protocol):
     """Makes or reaches machines. All methods raise ``hybrid.errors`` kinds only.
 
-    ``create``, ``detach_*`` and ``destroy`` are idempotent. ``attach_*`` raises Conflict when the machine
-    already has a device of that serial, MAC or tag. All but ``open``, ``list`` and ``destroy`` raise NotFound
-    for a machine that is not there. A method whose feature is not declared raises Unsupported.
+    ``create``, ``detach_*`` and ``destroy`` are idempotent. ``attach_*`` raises Conflict when the
+    machine already has a device of that serial, MAC or tag. All but ``open``, ``list`` and
+    ``destroy`` raise NotFound for a machine that is not there. A method whose feature is not
+    declared raises Unsupported.
     """
 
     name: str
     features: frozenset[Feature]
 
     async def open(self) -> None:
-        """Connect to what makes machines; machines of an earlier owner are usable when this returns."""
+        """Connect to what makes machines; machines of an earlier owner are usable when this
+        returns.
+        """
         ...
 
     async def close(self) -> None:
@@ -161,7 +167,8 @@ class Provider(Protocol):
         ...
 
     async def create(self, request: MachineRequest) -> None:
-        """Make the machine and wait until its agent can be reached; on failure nothing is left behind.
+        """Make the machine and wait until its agent can be reached; on failure nothing is left
+        behind.
 
         Raises Unavailable, with the console's last lines, when it does not come up in time.
         """
@@ -186,7 +193,9 @@ class Provider(Protocol):
     async def detach_share(self, machine_id: str, tag: str) -> None: ...
 
     async def destroy(self, machine_id: str) -> None:
-        """End the machine at once and remove all that belongs to it (not its taps, images and shares)."""
+        """End the machine at once and remove all that belongs to it (not its taps, images and
+        shares).
+        """
         ...
 
     async def list(self) -> list[MachineStatus]:
@@ -194,7 +203,9 @@ class Provider(Protocol):
         ...
 
     async def console(self, machine_id: str) -> bytes:
-        """The last ``CONSOLE_TAIL`` bytes that the machine's console printed; kept until ``destroy``."""
+        """The last ``CONSOLE_TAIL`` bytes that the machine's console printed; kept until
+        ``destroy``.
+        """
         ...
 
     async def evidence(self, machine_id: str) -> dict[str, object]:
@@ -202,5 +213,7 @@ class Provider(Protocol):
         ...
 
     def on_stopped(self, callback: StoppedCallback) -> None:
-        """Call ``callback(machine id, reason)`` in the event loop whenever a machine goes away by itself."""
+        """Call ``callback(machine id, reason)`` in the event loop whenever a machine goes away by
+        itself.
+        """
         ...

@@ -1,0 +1,464 @@
+"""Guests on this host (or another one's libvirt): each a QEMU with a uid, namespace and filter of
+its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import platform
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable
+from hybrid.link import serial, vsock
+from hybrid.link.transport import Transport
+from hybrid.machine import access, design, domain, embed, evidence, kvm, orphans
+from hybrid.machine.console import Console, ConsoleLog, printable
+from hybrid.machine.design import HostFacts, Placement
+from hybrid.machine.domain import RunningDomain
+from hybrid.machine.hypervisor import Ended, Hypervisor, pid_file
+from hybrid.machine.profile import Accelerator, MachineProfile
+from hybrid.machine.provider import (
+    AGENT_VSOCK_PORT,
+    CONSOLE_TAIL,
+    Disk,
+    Feature,
+    MachineRequest,
+    MachineStatus,
+    Nic,
+    ShareDevice,
+    StoppedCallback,
+)
+from hybrid.machine.running import RunningGuest, read_pid
+from hybrid.paths import SOCKET_PATH_MAX, Paths
+from hybrid.units import MIB
+
+_VHOST_VSOCK = Path("/dev/vhost-vsock")
+_DEATH = 10.0  # seconds for a killed QEMU to be gone
+_UNPLUG = 15.0  # seconds for a guest to let a device go
+_UNPLUG_POLL = 0.05
+_CONSOLE_LINES = 5
+
+
+class LibvirtProvider:
+    """Implements ``hybrid.machine.provider.Provider`` with QEMU guests.
+
+    ``uri`` None is the embedded driver. ``accelerator`` AUTO leaves the choice to each machine's
+    profile.
+    """
+
+    name = "libvirt"
+    features = frozenset(
+        (Feature.OWN_KERNEL, Feature.DISKS, Feature.NICS, Feature.SHARES, Feature.CONSOLE)
+    )
+
+    def __init__(
+        self,
+        paths: Paths,
+        uri: str | None = None,
+        accelerator: Accelerator = Accelerator.AUTO,
+        *,
+        namespaces: bool = True,
+    ) -> None:
+        self._paths = paths
+        self._embedded = uri is None
+        self._accelerator = accelerator
+        self._namespaces = namespaces
+        self._hypervisor = Hypervisor(uri or embed.uri(paths))
+        self._guests: dict[str, RunningGuest] = {}
+        self._callbacks: list[StoppedCallback] = []
+        self._choosing_uid = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<LibvirtProvider {self._hypervisor!r} {list(self._guests.values())}>"
+
+    # The provider itself
+
+    async def open(self) -> None:
+        self._paths.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        (self._paths.run / "m").mkdir(mode=0o711, parents=True, exist_ok=True)
+        if self._embedded:
+            embed.prepare(self._paths, kvm.DEVICE, namespaces=self._namespaces)
+            access.let_through(self._paths.libvirt / "etc", self._ours)
+            orphans.become_subreaper()
+        self._hypervisor.on_stopped(self._stopped_event)
+        self._hypervisor.on_port(self._port_event)
+        await self._hypervisor.open()
+        await self._hypervisor.settled()
+        await self._adopt()
+
+    async def close(self) -> None:
+        for guest in self._guests.values():
+            guest.close()
+            await guest.console.close()
+        self._guests.clear()
+        await self._hypervisor.close()
+
+    def on_stopped(self, callback: StoppedCallback) -> None:
+        self._callbacks.append(callback)
+
+    async def list(self) -> list[MachineStatus]:
+        return [
+            MachineStatus(guest.id, not guest.stopped.is_set(), guest.ending)
+            for guest in self._guests.values()
+        ]
+
+    # A machine's life
+
+    async def create(self, request: MachineRequest) -> None:
+        existing = self._guests.get(request.id)
+        if existing is not None:
+            await self._wait_ready(existing, request.profile, Accelerator.TCG)
+            return
+        facts = await self._facts(request)
+        _check_memory(request)
+        async with self._placed(request) as (guest, placement):
+            async with self._undone_on_failure(guest):
+                await self._start(guest, design.design(request, facts, placement), request)
+                await self._wait_ready(guest, request.profile, facts.accelerator)
+
+    async def connect(self, machine_id: str) -> Transport:
+        guest = self._guest(machine_id)
+        running = await self._running(guest)
+        if running.vsock_cid is not None:
+            return await vsock.connect(running.vsock_cid, AGENT_VSOCK_PORT)
+        return await serial.connect(self._agent_socket(machine_id))
+
+    async def destroy(self, machine_id: str) -> None:
+        guest = self._guests.get(machine_id)
+        if guest is not None:
+            guest.doomed = True
+            await self._end(guest)
+            await guest.console.close()
+            self._guests.pop(machine_id, None)
+        self._remove_files(machine_id)
+
+    async def console(self, machine_id: str) -> bytes:
+        return self._console_log(machine_id).tail(CONSOLE_TAIL)
+
+    async def evidence(self, machine_id: str) -> dict[str, object]:
+        guest = self._guest(machine_id)
+        running = await self._running(guest)
+        if guest.pid is None:
+            raise NotFound(f"machine {machine_id[:12]}: its QEMU process is not on this host")
+        pid_path = pid_file(self._hypervisor.uri, self._paths.libvirt, guest.name)
+        own = {*running.sources, str(pid_path), str(self._qemu_log(guest.name))}
+        resolved = {os.path.realpath(path) for path in own}
+        return await asyncio.to_thread(evidence.gather, guest.pid, resolved)
+
+    # Devices
+
+    async def attach_disk(self, machine_id: str, disk: Disk) -> None:
+        guest = self._guest(machine_id)
+        async with guest.changing:
+            running = await self._running(guest)
+            if any(other.serial == disk.serial for other in running.disks):
+                raise Conflict(f"machine {machine_id[:12]} already has a disk {disk.serial}")
+            access.grant_disk(disk, guest.uid, guest.gid, self._ours)
+            scsi = [other for other in running.disks if other.bus == "scsi"]
+            await self._attach(guest, design.scsi_disk(disk, scsi))
+
+    async def detach_disk(self, machine_id: str, serial: str) -> None:
+        guest = self._guest(machine_id)
+        await self._detach(
+            guest,
+            lambda running: next((d for d in running.disks if d.serial == serial), None),
+            f"disk {serial}",
+        )
+
+    async def attach_nic(self, machine_id: str, nic: Nic) -> None:
+        guest = self._guest(machine_id)
+        async with guest.changing:
+            running = await self._running(guest)
+            if any(other.mac == nic.mac for other in running.nics):
+                raise Conflict(f"machine {machine_id[:12]} already has an interface {nic.mac}")
+            await self._attach(guest, design.nic_device(nic))
+
+    async def detach_nic(self, machine_id: str, mac: str) -> None:
+        guest = self._guest(machine_id)
+        await self._detach(
+            guest,
+            lambda running: next((n for n in running.nics if n.mac == mac), None),
+            f"network interface {mac}",
+        )
+
+    async def attach_share(self, machine_id: str, share: ShareDevice) -> None:
+        guest = self._guest(machine_id)
+        async with guest.changing:
+            running = await self._running(guest)
+            if any(other.tag == share.tag for other in running.shares):
+                raise Conflict(f"machine {machine_id[:12]} already has a share {share.tag}")
+            access.grant_share(share, guest.uid, guest.gid, self._ours)
+            await self._attach(guest, design.share_device(share))
+
+    async def detach_share(self, machine_id: str, tag: str) -> None:
+        guest = self._guest(machine_id)
+        await self._detach(
+            guest,
+            lambda running: next((s for s in running.shares if s.tag == tag), None),
+            f"share {tag}",
+        )
+
+    # How
+
+    @property
+    def _ours(self) -> tuple[Path, ...]:
+        return self._paths.root, self._paths.run
+
+    def _agent_socket(self, machine_id: str) -> Path:
+        return self._paths.machine_run(machine_id) / "agent.sock"
+
+    def _console_socket(self, machine_id: str) -> Path:
+        return self._paths.machine_run(machine_id) / "console.sock"
+
+    def _console_log(self, machine_id: str, limit: int = 256 << 10) -> ConsoleLog:
+        return ConsoleLog(self._paths.machine(machine_id) / "console.log", limit)
+
+    def _qemu_log(self, name: str) -> Path:
+        directory = self._paths.libvirt if self._embedded else Path("/var/log/libvirt")
+        return directory / ("log/qemu" if self._embedded else "qemu") / f"{name}.log"
+
+    def _guest(self, machine_id: str) -> RunningGuest:
+        guest = self._guests.get(machine_id)
+        if guest is None or guest.stopped.is_set():
+            reason = f" ({guest.ending})" if guest is not None else ""
+            raise NotFound(f"machine {machine_id[:12]} does not run{reason}")
+        return guest
+
+    async def _running(self, guest: RunningGuest) -> RunningDomain:
+        running = domain.read(await self._hypervisor.xml(guest.name))
+        if running is None:
+            raise Internal(f"the domain {guest.name} is not one of hybrid's")
+        return running
+
+    async def _facts(self, request: MachineRequest) -> HostFacts:
+        wanted = self._accelerator
+        if wanted is Accelerator.AUTO:
+            wanted = request.profile.accelerator
+        arch = platform.machine()
+        chosen = Accelerator.TCG
+        if wanted is not Accelerator.TCG and request.boot is not None:
+            cache = self._paths.run / "kvm.json"
+            answer = await kvm.probe(request.boot.kernel, arch, cache)
+            if answer.usable:
+                chosen = Accelerator.KVM
+            elif wanted is Accelerator.KVM:
+                raise Unavailable(f"machine {request.name}: no KVM: {answer.reason}")
+        group = kvm.DEVICE.stat().st_gid if kvm.DEVICE.exists() else None
+        return HostFacts(arch, chosen, vsock=_VHOST_VSOCK.exists(), kvm_group=group)
+
+    @asynccontextmanager
+    async def _placed(
+        self, request: MachineRequest
+    ) -> AsyncIterator[tuple[RunningGuest, Placement]]:
+        """A record, a uid and a place for sockets; the uid is held by the record from here on."""
+        instance = self._paths.instance
+        async with self._choosing_uid:
+            taken = await asyncio.to_thread(evidence.user_ids)
+            taken |= {guest.uid for guest in self._guests.values()}
+            for name in await self._hypervisor.names():
+                with contextlib.suppress(NotFound):
+                    uid = domain.user_of(await self._hypervisor.xml(name))
+                    taken |= {uid} if uid is not None else set()
+            placement = Placement(
+                instance,
+                design.allocate_uid(instance, request.id, taken),
+                self._agent_socket(request.id),
+                self._console_socket(request.id),
+            )
+            log = self._console_log(request.id, request.profile.console_bytes)
+            guest = RunningGuest(
+                request.id,
+                design.domain_name(instance, request.id),
+                placement.uid,
+                placement.uid,
+                Console(placement.console_socket, log),
+                self._guest_ended,
+            )
+            self._guests[request.id] = guest
+        yield guest, placement
+
+    @asynccontextmanager
+    async def _undone_on_failure(self, guest: RunningGuest) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(HybridError):
+                await asyncio.shield(self.destroy(guest.id))
+            raise
+
+    async def _start(
+        self, guest: RunningGuest, definition: domain.Domain, request: MachineRequest
+    ) -> None:
+        guest.gid = definition.gid
+        directory = self._paths.machine_run(guest.id)
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if len(os.fsencode(self._console_socket(guest.id))) > SOCKET_PATH_MAX:
+            raise Unavailable(
+                f"the path {directory} is too long for sockets: choose a shorter --root"
+            )
+        assert request.boot is not None
+        boot = request.boot
+        for path in (boot.root, boot.kernel, boot.initrd):
+            access.grant_disk(Disk("boot", path, True), guest.uid, guest.gid, self._ours)
+        for disk in request.disks:
+            access.grant_disk(disk, guest.uid, guest.gid, self._ours)
+        for share in request.shares:
+            access.grant_share(share, guest.uid, guest.gid, self._ours)
+        self._console_log(guest.id).remove()
+        await self._hypervisor.create(guest.name, definition.xml())
+        self._watch(guest)
+        # The guest is still frozen: nothing that it prints is lost, and it runs only as who it
+        # should.
+        if guest.pid is not None and Path(f"/proc/{guest.pid}").stat().st_uid != guest.uid:
+            raise Internal(f"libvirt started {guest.name} as another user than {guest.uid}")
+        await guest.console.open()
+        await self._hypervisor.resume(guest.name)
+
+    def _watch(self, guest: RunningGuest) -> None:
+        pid = read_pid(pid_file(self._hypervisor.uri, self._paths.libvirt, guest.name))
+        if pid is not None:
+            guest.watch(pid)
+
+    async def _wait_ready(
+        self, guest: RunningGuest, profile: MachineProfile, accelerator: Accelerator
+    ) -> None:
+        timeouts = profile.boot_timeout
+        timeout = timeouts.kvm if accelerator is Accelerator.KVM else timeouts.tcg
+        waits = [asyncio.create_task(event.wait()) for event in (guest.ready, guest.stopped)]
+        try:
+            await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waits:
+                task.cancel()
+        if guest.ready.is_set() and not guest.stopped.is_set():
+            return
+        what = guest.ending or f"its agent did not answer within {timeout:g} s"
+        await guest.console.close(drain=0.5)
+        last = printable(guest.console.log.tail(CONSOLE_TAIL), _CONSOLE_LINES)
+        raise Unavailable(f"the guest did not boot: {what}; console: {last or '(nothing)'}")
+
+    async def _end(self, guest: RunningGuest) -> None:
+        """Kills the process and waits until libvirt has noticed: quicker than libvirt's own
+        polling.
+        """
+        if guest.stopped.is_set():
+            return
+        if guest.kill():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(guest.stopped.wait(), _DEATH)
+                return
+        with contextlib.suppress(NotFound):
+            await self._hypervisor.destroy(guest.name)
+
+    def _remove_files(self, machine_id: str) -> None:
+        self._console_log(machine_id).remove()
+        self._agent_socket(machine_id).unlink(missing_ok=True)
+        self._console_socket(machine_id).unlink(missing_ok=True)
+        if self._embedded:
+            name = design.domain_name(self._paths.instance, machine_id)
+            self._qemu_log(name).unlink(missing_ok=True)
+        for directory in (self._paths.machine_run(machine_id), self._paths.machine(machine_id)):
+            # What others keep there (shares' sockets, host keys) is theirs to remove.
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    async def _attach(self, guest: RunningGuest, device: domain.Device) -> None:
+        await self._hypervisor.attach(guest.name, domain.to_xml(device))
+
+    async def _detach(
+        self,
+        guest: RunningGuest,
+        find: Callable[[RunningDomain], domain.Device | None],
+        what: str,
+    ) -> None:
+        async with guest.changing:
+            device = find(await self._running(guest))
+            if device is None:
+                return
+            with contextlib.suppress(NotFound):
+                await self._hypervisor.detach(guest.name, domain.to_xml(device))
+            try:
+                async with asyncio.timeout(_UNPLUG):
+                    while find(await self._running(guest)) is not None:
+                        await asyncio.sleep(_UNPLUG_POLL)
+            except TimeoutError as error:
+                raise Unavailable(
+                    f"machine {guest.id[:12]} does not let go of {what} (is it still in use?)"
+                ) from error
+            except NotFound:
+                return
+
+    async def _adopt(self) -> None:
+        """Takes over the guests that an earlier process made, and clears up after those that are
+        dead.
+        """
+        prefix = f"hybrid-{self._paths.instance}-"
+        for name in await self._hypervisor.names():
+            if not name.startswith(prefix):
+                continue
+            try:
+                running = domain.read(await self._hypervisor.xml(name))
+            except NotFound:
+                continue
+            if running is None or running.instance != self._paths.instance:
+                continue
+            console = Console(
+                self._console_socket(running.machine_id), self._console_log(running.machine_id)
+            )
+            guest = RunningGuest(
+                running.machine_id, name, running.uid, running.gid, console, self._guest_ended
+            )
+            guest.ready.set()
+            self._guests[guest.id] = guest
+            self._watch(guest)
+            with contextlib.suppress(Unavailable):
+                await console.open()
+        self._remove_stale()
+
+    def _remove_stale(self) -> None:
+        known = {self._paths.machine_run(machine_id) for machine_id in self._guests}
+        for directory in (self._paths.run / "m").iterdir():
+            if directory in known:
+                continue
+            for name in ("agent.sock", "console.sock"):
+                (directory / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    # Events
+
+    def _by_name(self, name: str) -> RunningGuest | None:
+        return next((guest for guest in self._guests.values() if guest.name == name), None)
+
+    def _port_event(self, name: str, is_open: bool) -> None:
+        guest = self._by_name(name)
+        if guest is not None and is_open:
+            guest.ready.set()
+
+    def _stopped_event(self, name: str, how: Ended) -> None:
+        guest = self._by_name(name)
+        if guest is not None:
+            guest.ended(how)
+
+    def _guest_ended(self, guest: RunningGuest) -> None:
+        if guest.doomed:
+            return
+        for callback in self._callbacks:
+            callback(guest.id, guest.ending)
+
+
+def _check_memory(request: MachineRequest) -> None:
+    """Refuses a guest that the host cannot back: its kernel would kill some process when it fills
+    up.
+    """
+    fields = evidence.status_fields(Path("/proc/meminfo").read_text())
+    available = int(fields["MemAvailable"].split()[0]) << 10
+    if request.memory > available:
+        raise Unavailable(
+            f"not enough memory for machine {request.name}: it wants {request.memory // MIB} MiB,"
+            f" the host has {available // MIB} MiB available"
+        )
