@@ -14,16 +14,15 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.errors import HybridError
-from hybrid.guest import bootstrap, command, cpio, image, kernel, listing, tree, verity, zipapp
+from hybrid.guest import bootstrap, command, cpio, image, kernel, tree, verity, zipapp
 from hybrid.guest.image import GuestImage
+from hybrid.guest.recipe import Recipe, publish_link
 from hybrid.paths import Paths, data_dir
 
 Progress = Callable[[str], None]
@@ -55,17 +54,6 @@ _SQUASHFS = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The data files of ``images/guest``."""
-
-    directory: Path
-
-    def section(self, name: str, section: str = "", **values: str) -> list[str]:
-        path = self.directory / name
-        return listing.parse(path.read_text(), str(path), **values).get(section, [])
-
-
 def build_guest(
     paths: Paths, progress: Progress, *, agent: Path | None = None, fresh: bool = False
 ) -> GuestImage:
@@ -77,7 +65,8 @@ def build_guest(
     recipe = Recipe(data_dir() / "images/guest")
     paths.guest.mkdir(parents=True, exist_ok=True)
     with _locked(paths.guest / "lock"):
-        inputs = _inputs(recipe, agent)
+        sources = {"agent": agent.read_bytes()} if agent else zipapp.members()
+        inputs = recipe.digest(sources.items())
         if not fresh:
             with contextlib.suppress(HybridError):
                 present = image.current(paths)
@@ -93,17 +82,6 @@ def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _inputs(recipe: Recipe, agent: Path | None) -> str:
-    digest = hashlib.sha256(bootstrap.architecture().name.encode())
-    here = Path(__file__).parent
-    for path in sorted([*recipe.directory.iterdir(), *here.glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    sources = {"agent": agent.read_bytes()} if agent else zipapp.members()
-    for name, data in sources.items():
-        digest.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
-    return digest.hexdigest()
 
 
 class _Build:
@@ -307,9 +285,6 @@ class _Build:
             shutil.copyfile(self.output / image.DESCRIPTION, target / image.DESCRIPTION)
         else:
             self.output.rename(target)
-        link = self.paths.guest / "current.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(target.name)
-        os.replace(link, self.paths.guest / "current")
+        publish_link(self.paths.guest / "current", target.name)
         self.progress(f"guest image {description['hash'][:12]} is ready")
         return image.load(target)
