@@ -8,7 +8,8 @@
     await client.call(ReadOutput("c1", stream.id))
     async for event in client.events(): …
 
-Nothing that comes from the other end is believed: a guest may be hostile. It can end its own link, and no more.
+Nothing that comes from the other end is believed: a guest may be hostile. It can end its own link,
+and no more.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ MAX_EVENT_BYTES = 4 << 20
 
 
 class AgentClient:
-    """A connection to one agent. Made by ``connect``; once lost it stays so, and all calls raise Unavailable."""
+    """A connection to one agent, made by ``connect``. Once lost it stays so: all calls raise
+    Unavailable.
+    """
 
     hello: Hello
 
@@ -56,14 +59,16 @@ class AgentClient:
         self._task = asyncio.create_task(self._run(), name=f"link to {name}")
 
     def __repr__(self) -> str:
-        return f"<AgentClient waiting={len(self._waiting)} events={len(self._events)} {self._session!r}>"
+        waiting, events = len(self._waiting), len(self._events)
+        return f"<AgentClient waiting={waiting} events={events} {self._session!r}>"
 
     @classmethod
     async def connect(cls, transport: Transport, *, timeout: float, name: str = "") -> AgentClient:
         """Finds the agent at the other end and greets it. Closes ``transport`` if that fails.
 
-        Unavailable if it doesn't answer within ``timeout`` seconds; Unsupported if it speaks another version.
-        ``name`` stands for it in errors ("machine db"), else the transport's description.
+        Unavailable if it doesn't answer within ``timeout`` seconds; Unsupported if it speaks
+        another version. ``name`` stands for it in errors ("machine db"), else the transport's
+        description.
         """
         name = name or transport.describe()
         client = None
@@ -89,7 +94,8 @@ class AgentClient:
         return self._session.reason
 
     async def wait_closed(self) -> None:
-        """Returns when the connection is lost, whichever way, and the transport closed: a new one may be tried."""
+        """Returns when the connection is lost, whichever way, and the transport closed: a new one
+        may be tried."""
         await asyncio.wait([self._task])
 
     async def close(self) -> None:
@@ -98,8 +104,9 @@ class AgentClient:
         await asyncio.wait([self._task])
 
     async def call(self, request: Request[AnswerT], *, timeout: float | None = 60) -> AnswerT:
-        """The agent's answer. The agent's errors are raised as their kind; Unavailable after ``timeout`` seconds
-        (the request may still be carried out) or if the connection is lost; Internal for a malformed answer."""
+        """The agent's answer. The agent's errors are raised as their kind; Unavailable after
+        ``timeout`` seconds (the request may still be carried out) or if the connection is lost;
+        Internal for a malformed answer."""
         kind = type(request).__name__
         if len(self._waiting) >= MAX_WAITING:
             raise Unavailable(f"{self.name}: {MAX_WAITING} requests are without an answer")
@@ -126,7 +133,8 @@ class AgentClient:
         return self._session.open()
 
     async def events(self) -> AsyncIterator[Event]:
-        """The agent's events in order; ends when the connection is lost and all were taken. For one task."""
+        """The agent's events in order; ends when the connection is lost and all were taken. For one
+        task."""
         while True:
             while self._events:
                 event, size = self._events.popleft()
@@ -137,7 +145,7 @@ class AgentClient:
             self._event_came.clear()
             await self._event_came.wait()
 
-    # --- inside ----------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------
 
     async def _greet(self) -> None:
         self.hello = await self._greeting
@@ -156,7 +164,8 @@ class AgentClient:
             for future in (self._greeting, *self._waiting.values()):
                 if future is not None and not future.done():
                     future.set_exception(lost)
-                    future.exception()  # taken here: a caller that was cancelled meanwhile takes nothing
+                    # taken here: a caller that was cancelled meanwhile takes nothing
+                    future.exception()
             self._waiting.clear()
             self._event_came.set()
             await self._transport.close()

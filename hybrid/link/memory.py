@@ -1,4 +1,4 @@
-"""The link's in-memory twin, for tests and benchmarks: two transports back to back, or a port and its visitors."""
+"""The link's in-memory twin, for tests and benchmarks: a pair, or a port and its visitors."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class MemoryTransport:
 class Port:
     """The twin of a virtio-serial port: the byte stream lives on while host ends come and go.
 
-    ``agent`` is the guest's end; ``connect()`` makes a host end, one at a time. ``tells``: the guest's end reads b""
-    after the host's was closed, unless another has come before it looked.
+    ``agent`` is the guest's end; ``connect()`` makes a host end, one at a time. ``tells``: the
+    guest's end reads b"" after the host's was closed, unless another has come before it looked.
     """
 
     def __init__(self, *, tells: bool = True) -> None:

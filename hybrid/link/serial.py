@@ -1,8 +1,9 @@
 """The link over a virtio-serial port, whose host end is a Unix socket of the QEMU process.
 
-The socket comes and goes with the daemon, the byte stream behind it does not: it may hold the rests of an earlier
-connection, hence ``resync``. QEMU lets one client in at a time; a second connection waits until the first has closed.
-Until the guest has opened the port nothing is read, so the first bytes wait in the socket.
+The socket comes and goes with the daemon, the byte stream behind it does not: it may hold the rests
+of an earlier connection, hence ``resync``. QEMU lets one client in at a time; a second connection
+waits until the first has closed. Until the guest has opened the port nothing is read, so the first
+bytes wait in the socket.
 """
 
 from __future__ import annotations

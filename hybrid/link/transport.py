@@ -1,7 +1,8 @@
-"""The byte stream to an agent: the interface that every way of reaching one implements, in five members.
+"""The byte stream to an agent: the interface that every way of reaching one implements.
 
-A transport knows nothing of frames. It is used by one connection at a time; ``read`` and ``write`` may be under way at
-once, but each only once, and none when ``close`` is called. All errors of the medium are ``Unavailable`` or OSError.
+A transport knows nothing of frames. It is used by one connection at a time; ``read`` and ``write``
+may be under way at once, but each only once, and none when ``close`` is called. All errors of the
+medium are ``Unavailable`` or OSError.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class SocketTransport:
             raise Unavailable(f"{self._name}: {error.strerror or error}") from error
 
     async def close(self) -> None:
-        """Idempotent. The peer sees the end at once, even if the socket was inherited by another process."""
+        """Idempotent. The peer sees the end at once, even if the socket was inherited by another
+        process."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -53,7 +55,8 @@ class SocketTransport:
 async def connect_socket(
     family: socket.AddressFamily, address: str | tuple[int, int], name: str, *, resync: bool = False
 ) -> SocketTransport:
-    """A transport over a new connection to ``address``; Unavailable, with ``name``, if nothing listens there."""
+    """A transport over a new connection to ``address``; Unavailable, with ``name``, if nothing
+    listens there."""
     new = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         new.setblocking(False)

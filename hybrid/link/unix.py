@@ -1,4 +1,4 @@
-"""The link over a Unix socket: to the agent of this host, or wherever a socket leads to an agent."""
+"""The link over a Unix socket: to this host's agent, or wherever a socket leads to one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Dataclasses to JSON objects and back, validated on the receiving side.
 
-``decode`` believes nothing: unknown or missing keys, wrong types and values out of bounds are an ``InvalidInput``
-that names the field. Standard library only, for the agent runs it too. ``bytes`` travel as base64.
+``decode`` believes nothing: unknown or missing keys, wrong types and values out of bounds are an
+``InvalidInput`` that names the field. Standard library only, for the agent runs it too. ``bytes``
+travel as base64.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
 
 
 def decode(cls: type[T], value: Any, where: str = "") -> T:
-    """An instance of the dataclass ``cls`` from the JSON object ``value``; InvalidInput names the bad field."""
+    """An instance of the dataclass ``cls`` from the JSON object ``value``; InvalidInput names the
+    bad field."""
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise InvalidInput(f"{where}: an object is needed")
@@ -80,11 +82,16 @@ def _value(hint: Any, value: Any, where: str, depth: int) -> Any:
         return _any(value, where, depth)
     if origin is typing.Literal:
         if value not in typing.get_args(hint):
-            raise InvalidInput(f"{where}: must be one of {', '.join(map(str, typing.get_args(hint)))}")
+            raise InvalidInput(
+                f"{where}: must be one of {', '.join(map(str, typing.get_args(hint)))}"
+            )
         return value
     if origin is list:
         (item,) = typing.get_args(hint)
-        return [_value(item, one, f"{where}[{n}]", depth + 1) for n, one in enumerate(_sized(list, value, where))]
+        return [
+            _value(item, one, f"{where}[{n}]", depth + 1)
+            for n, one in enumerate(_sized(list, value, where))
+        ]
     if origin is dict:
         key_hint, item = typing.get_args(hint)
         return {

@@ -1,4 +1,4 @@
-"""The JSON objects on stream 0: hello, request, answer, event; made and validated here, for both ends.
+"""The JSON objects on stream 0, made and validated for both ends.
 
 ::
 
@@ -58,7 +58,9 @@ def answer_message(number: int, answer: object) -> bytes:
 
 
 def error_message(number: int, error: HybridError) -> bytes:
-    return _dump({"id": number, "error": {"kind": error.kind, "message": error.message[:MAX_ERROR]}})
+    return _dump(
+        {"id": number, "error": {"kind": error.kind, "message": error.message[:MAX_ERROR]}}
+    )
 
 
 def event_message(event: object) -> bytes:
@@ -77,14 +79,17 @@ def parse_hello(payload: bytes) -> messages.Hello:
 
 
 def parse_from_host(payload: bytes) -> RequestEnvelope:
-    """What an agent gets after the hello. A bad request body is the request's problem, not the link's."""
+    """What an agent gets after the hello. A bad request body is the request's problem, not the
+    link's."""
     value = _load(payload)
     if value.keys() != {"id", "type", "body"}:
         raise ProtocolError("a message that is no request")
     number = _id(value)
     cls = messages.REQUESTS.get(value["type"]) if isinstance(value["type"], str) else None
     if cls is None:
-        return RequestEnvelope(number, None, InvalidInput(f"unknown request {_clean(value['type'])}"))
+        return RequestEnvelope(
+            number, None, InvalidInput(f"unknown request {_clean(value['type'])}")
+        )
     try:
         return RequestEnvelope(number, decode(cls, value["body"]))
     except InvalidInput as error:
@@ -101,7 +106,9 @@ def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
         error = value["error"]
         if not isinstance(error, dict) or error.keys() != {"kind", "message"}:
             raise ProtocolError("a malformed error answer")
-        return AnswerEnvelope(_id(value), error=from_kind(str(error["kind"]), _clean(error["message"])))
+        return AnswerEnvelope(
+            _id(value), error=from_kind(str(error["kind"]), _clean(error["message"]))
+        )
     if keys == {"event", "body"}:
         cls = messages.EVENTS.get(value["event"]) if isinstance(value["event"], str) else None
         if cls is None:
@@ -114,7 +121,8 @@ def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
 
 
 def _dump(value: dict[str, Any]) -> bytes:
-    # File names that are not UTF-8 come as lone surrogates, which the other end refuses: they become "?".
+    # File names that are not UTF-8 come as lone surrogates, which the other end refuses: they
+    # become "?".
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 

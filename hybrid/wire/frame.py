@@ -75,7 +75,8 @@ def window_frame(stream: int, credit: int) -> bytes:
 
 
 class FrameParser:
-    """Cuts a byte stream into frames. Holds at most one header or one message that is not yet whole."""
+    """Cuts a byte stream into frames. Holds at most one header or one message that is not yet
+    whole."""
 
     def __init__(self) -> None:
         self._data = b""
@@ -88,11 +89,13 @@ class FrameParser:
 
     @property
     def unparsed(self) -> bytes:
-        """After a ProtocolError: the bytes from the offending header, or from behind the offending frame, on."""
+        """After a ProtocolError: the bytes from the offending header, or from behind the offending
+        frame, on."""
         return bytes(self._head) + self._data[self._position :]
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that ``data`` completes; to be exhausted before the next call. ProtocolError for garbage."""
+        """The frames that ``data`` completes; to be exhausted before the next call. ProtocolError
+        for garbage."""
         self._data, self._position = data, 0
         while self._type is not None or self._read_header():
             frame = self._read_payload()
@@ -138,7 +141,8 @@ class FrameParser:
         self._type, self._stream, self._missing = kind, stream, length
 
     def _read_payload(self) -> Frame | None:
-        """The frame, if it (or a piece of DATA) is there; ``_type`` stays set while bytes of it are missing."""
+        """The frame, if it (or a piece of DATA) is there; ``_type`` stays set while bytes of it are
+        missing."""
         kind = self._type
         assert kind is not None
         start = self._position

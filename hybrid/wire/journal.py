@@ -1,8 +1,8 @@
 """The record format of a process's output, on the link and on the host's disk.
 
-A record is a 16-byte header, ``>QBxxxI``: wall-clock nanoseconds, stream number, payload length (1 … 64 KiB), and
-the payload. Streams: 1 stdout (or the terminal), 2 stderr, 255 a marker whose payload is the decimal count of
-journal bytes that were dropped there.
+A record is a 16-byte header, ``>QBxxxI``: wall-clock nanoseconds, stream number, payload length (1
+… 64 KiB), and the payload. Streams: 1 stdout (or the terminal), 2 stderr, 255 a marker whose
+payload is the decimal count of journal bytes that were dropped there.
 """
 
 from __future__ import annotations

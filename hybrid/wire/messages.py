@@ -1,13 +1,14 @@
 """What engine and agent say to each other: each request, its answer, and the agent's events.
 
-A request is a dataclass, a ``Request`` of its answer; ``ANSWERS`` maps it to the dataclass that answers it, and its wire name is the class name.
-Both ends validate with ``hybrid.wire.codec``. Streams of bytes (stdio, tar archives, blobs) are opened by the host: it
-picks an unused stream id and names it in the request.
+A request is a dataclass, a ``Request`` of its answer; ``ANSWERS`` maps it to the dataclass that
+answers it, and its wire name is the class name. Both ends validate with ``hybrid.wire.codec``.
+Streams of bytes (stdio, tar archives, blobs) are opened by the host: it picks an unused stream id
+and names it in the request.
 
-Words: a *process key* is ``container`` plus ``exec`` ("" is the container's own init). ``container`` "" in
-``CreateExec`` is the machine itself. The *journal* of a process is its output as a sequence of records (see
-``hybrid.wire.journal``), addressed by byte offset since the process was created; the agent keeps a bounded tail of
-it until it is acknowledged.
+Words: a *process key* is ``container`` plus ``exec`` ("" is the container's own init).
+``container`` "" in ``CreateExec`` is the machine itself. The *journal* of a process is its output
+as a sequence of records (see ``hybrid.wire.journal``), addressed by byte offset since the process
+was created; the agent keeps a bounded tail of it until it is acknowledged.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ AnswerT = TypeVar("AnswerT", covariant=True)
 
 
 class Request(Generic[AnswerT]):
-    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so at run time)."""
+    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so
+    at run time)."""
 
     __slots__ = ()
 
@@ -30,7 +32,7 @@ class Empty:
     """The answer that says only: done."""
 
 
-# --- the machine ---------------------------------------------------------------------------------------------
+# --- the machine ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +46,14 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Configure(Request["MachineFacts"]):
-    """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for the same machine."""
+    """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for
+    the same machine."""
 
     machine: str
     hostname: str
     realtime_ns: int  # 0: leave the clock (host and ssh machines)
-    entropy: bytes  # credited and mixed in with RNDADDENTROPY + RNDRESEEDCRNG; empty: leave the pool
+    # credited and mixed in with RNDADDENTROPY + RNDRESEEDCRNG; empty: leave the pool
+    entropy: bytes
     lock_down: bool  # load what is needed, then lockdown=confidentiality, modules_disabled=1, …
     sysctls: dict[str, str] = field(default_factory=dict)
 
@@ -82,21 +86,22 @@ class SetTime(Request["Empty"]):
 
 @dataclass(frozen=True, slots=True)
 class Shutdown(Request["Empty"]):
-    """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest then powers off."""
+    """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest
+    then powers off."""
 
     timeout: float = 10.0
 
 
-# --- containers ------------------------------------------------------------------------------------------------
+# --- containers -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the machine finds something the host gave it.
 
-    ``disk``: a block device with that serial number. ``file``: a file on the machine (host provider; a layer is
-    loop-mounted). ``blob``: a file that ``PutBlob`` brought. ``tag``: a virtiofs tag. ``directory``: a directory on
-    the machine (host provider).
+    ``disk``: a block device with that serial number. ``file``: a file on the machine (host
+    provider; a layer is loop-mounted). ``blob``: a file that ``PutBlob`` brought. ``tag``: a
+    virtiofs tag. ``directory``: a directory on the machine (host provider).
     """
 
     kind: Literal["disk", "file", "blob", "tag", "directory"]
@@ -113,17 +118,20 @@ class IdMap:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source": "<index>"}``."""
+    """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source":
+    "<index>"}``."""
 
     source: Source
     subpath: str = ""  # inside the source, resolved beneath it
-    populate: bool = False  # an empty volume first gets what the image has at the mount's destination
+    # an empty volume first gets what the image has at the mount's destination
+    populate: bool = False
     id_mapped: bool = True  # False: the share's server already translates ids (no idmapped mount)
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """One network endpoint, moved into the container's network namespace. Found by ``mac``, or ``device`` (a veth end)."""
+    """One network endpoint, moved into the container's network namespace. Found by ``mac``, or
+    ``device`` (a veth end)."""
 
     name: str  # eth0 …
     mac: str
@@ -135,11 +143,13 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class CreateContainer(Request["Empty"]):
-    """Mounts the root file system, readies network and mounts, ``crun create``. Idempotent for an equal request.
+    """Mounts the root file system, readies network and mounts, ``crun create``. Idempotent for an
+    equal request.
 
-    ``config`` is a complete OCI runtime-spec config whose ``root.path``, share mounts, and user, network and joined
-    namespace paths the agent fills in. ``files`` are small files (``/etc/hosts``) that the agent keeps in memory and
-    bind-mounts over those paths, read-write, not part of the root file system.
+    ``config`` is a complete OCI runtime-spec config whose ``root.path``, share mounts, and user,
+    network and joined namespace paths the agent fills in. ``files`` are small files
+    (``/etc/hosts``) that the agent keeps in memory and bind-mounts over those paths, read-write,
+    not part of the root file system.
     """
 
     container: str
@@ -173,7 +183,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class CreateExec(Request["Empty"]):
-    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec process object."""
+    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec
+    process object."""
 
     container: str  # "": on the machine itself
     exec: str
@@ -218,7 +229,8 @@ class Update(Request["Empty"]):
 
 @dataclass(frozen=True, slots=True)
 class Delete(Request["Empty"]):
-    """Kills what still runs, unmounts everything and forgets the container (or the exec). Idempotent.
+    """Kills what still runs, unmounts everything and forgets the container (or the exec).
+    Idempotent.
 
     When it is answered the machine no longer uses the container's disks, shares and interfaces.
     """
@@ -258,14 +270,16 @@ class State(Request["ProcessState"]):
     exec: str = ""
 
 
-# --- streams ---------------------------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOutput(Request["Empty"]):
-    """The process's journal from byte ``offset`` on, as records, on ``stream``; it ends (EOF) after the last record.
+    """The process's journal from byte ``offset`` on, as records, on ``stream``; it ends (EOF) after
+    the last record.
 
-    What was dropped shows as a record of stream number ``journal.DROPPED``. One reader a process: a new one replaces the old.
+    What was dropped shows as a record of stream number ``journal.DROPPED``. One reader a process: a
+    new one replaces the old.
     """
 
     container: str
@@ -285,7 +299,8 @@ class AckOutput(Request["Empty"]):
 
 @dataclass(frozen=True, slots=True)
 class WriteInput(Request["Empty"]):
-    """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not added)."""
+    """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not
+    added)."""
 
     container: str
     stream: int
@@ -295,7 +310,8 @@ class WriteInput(Request["Empty"]):
 
 @dataclass(frozen=True, slots=True)
 class PutBlob(Request["Empty"]):
-    """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be used."""
+    """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be
+    used."""
 
     digest: str
     size: int
@@ -329,7 +345,8 @@ class PathStat:
 
 @dataclass(frozen=True, slots=True)
 class GetArchive(Request["PathStat"]):
-    """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the bytes flow."""
+    """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the
+    bytes flow."""
 
     container: str
     path: str
@@ -338,7 +355,8 @@ class GetArchive(Request["PathStat"]):
 
 @dataclass(frozen=True, slots=True)
 class PutArchive(Request["Empty"]):
-    """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the container's root.
+    """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the
+    container's root.
 
     Answered when all is unpacked.
     """
@@ -350,7 +368,7 @@ class PutArchive(Request["Empty"]):
     copy_ids: bool = False
 
 
-# --- observation -----------------------------------------------------------------------------------------------
+# --- observation ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,7 +378,8 @@ class Stats(Request["ContainerStats"]):
 
 @dataclass(frozen=True, slots=True)
 class ContainerStats:
-    """cgroup v2 figures: bytes, nanoseconds, counts; ``networks`` maps interface to rx/tx counters of netdev statistics."""
+    """cgroup v2 figures: bytes, nanoseconds, counts; ``networks`` maps interface to rx/tx counters
+    of netdev statistics."""
 
     cpu_total: int
     cpu_user: int
@@ -394,14 +413,16 @@ class ProcessTable:
 
 @dataclass(frozen=True, slots=True)
 class Evidence(Request["ContainerEvidence"]):
-    """Asks for the container's effective confinement, read from the machine's kernel (never from configuration)."""
+    """Asks for the container's effective confinement, read from the machine's kernel (never from
+    configuration)."""
 
     container: str
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerEvidence:
-    """``status``: /proc/PID/status fields. ``namespaces``: kind → inode, of the container and of the agent (``machine_…``)."""
+    """``status``: /proc/PID/status fields. ``namespaces``: kind → inode, of the container and of
+    the agent (``machine_…``)."""
 
     pid: int
     status: dict[str, str]
@@ -419,7 +440,8 @@ class ContainerEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Probe(Request["ProbeResults"]):
-    """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user map): active attempts that must fail.
+    """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user
+    map): active attempts that must fail.
 
     ``addresses`` are host:port pairs that must not be reachable.
     """
@@ -440,7 +462,7 @@ class ProbeResults:
     results: list[ProbeResult]
 
 
-# --- events (agent to host) ------------------------------------------------------------------------------------
+# --- events (agent to host) -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,14 @@
-"""Many streams over one byte stream: one end of a link, as pure state. Bytes in, events out; no I/O, no clock.
+"""Many streams over one byte stream: one end of a link, as pure state. Bytes in, events out; no
+I/O, no clock.
 
-Only the host opens streams. Each direction of a stream has a credit of ``WINDOW`` bytes that the reader renews as it
-consumes: so a reader that stops blocks nobody else, and neither end ever holds more than ``WINDOW`` bytes of a stream.
-Messages and the small frames go out before data; streams with data take turns, one frame each. There is therefore
-no order between a message and the data of a stream, except that a stream's OPEN goes before both.
+Only the host opens streams. Each direction of a stream has a credit of ``WINDOW`` bytes that the
+reader renews as it consumes: so a reader that stops blocks nobody else, and neither end ever holds
+more than ``WINDOW`` bytes of a stream. Messages and the small frames go out before data; streams
+with data take turns, one frame each. There is therefore no order between a message and the data of
+a stream, except that a stream's OPEN goes before both.
 
-A breach of the rules by the peer raises ProtocolError; the connection is then over (``unparsed`` is what follows it,
-for a transport on which the next connection's mark is in the same byte stream).
+A breach of the rules by the peer raises ProtocolError; the connection is then over (``unparsed`` is
+what follows it, for a transport on which the next connection's mark is in the same byte stream).
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ from hybrid.wire.frame import (
 from hybrid.wire.state import DISCARDING, TRANSITIONS, State, Step
 
 WINDOW = 256 << 10
-RENEW = WINDOW // 4  # consumed bytes after which credit is given back: few WINDOW frames, never a stall
+# Consumed bytes after which credit is given back: few WINDOW frames, never a stall
+RENEW = WINDOW // 4
 MAX_STREAMS = 4096
 MAX_STREAM_ID = (1 << 32) - 1
-MAX_CONTROL = 4 << 20  # bytes of unsent messages and small frames: a peer that asks but never reads is cut off
+# Bytes of unsent messages and small frames: a peer that asks but never reads is cut off
+MAX_CONTROL = 4 << 20
 
 
 class Side(enum.Enum):
@@ -83,7 +87,16 @@ Event = MessageReceived | StreamOpened | DataReceived | EofReceived | StreamRese
 
 
 class _Stream:
-    __slots__ = ("closing", "consumed", "credit", "ending", "queue", "queued", "receivable", "state")
+    __slots__ = (
+        "closing",
+        "consumed",
+        "credit",
+        "ending",
+        "queue",
+        "queued",
+        "receivable",
+        "state",
+    )
 
     def __init__(self) -> None:
         self.state = State.OPEN
@@ -116,7 +129,7 @@ class Mux:
             f"sending={len(self._round)}>"
         )
 
-    # --- receiving -------------------------------------------------------------------------------------------
+    # --- receiving --------------------------------------------------------------------------------
 
     @property
     def unparsed(self) -> bytes:
@@ -124,7 +137,8 @@ class Mux:
         return self._parser.unparsed
 
     def receive(self, data: bytes) -> list[Event]:
-        """The events in ``data``. Events before a breach are lost with the ProtocolError: the connection is over."""
+        """The events in ``data``. Events before a breach are lost with the ProtocolError: the
+        connection is over."""
         events: list[Event] = []
         for frame in self._parser.feed(data):
             event = self._take(frame)
@@ -200,11 +214,11 @@ class Mux:
             self._renewals[stream] = self._renewals.get(stream, 0) + entry.consumed
             entry.consumed = 0
 
-    # --- sending ---------------------------------------------------------------------------------------------
+    # --- sending ----------------------------------------------------------------------------------
 
     @property
     def control_size(self) -> int:
-        """Bytes of messages and small frames that wait; senders of messages pause above some bound."""
+        """Bytes of messages and small frames that wait; senders pause above some bound."""
         return self._control_size
 
     @property
@@ -214,7 +228,9 @@ class Mux:
     def send_message(self, payload: bytes) -> None:
         """Queues a message; InvalidInput if it is larger than a frame may be."""
         if not 0 < len(payload) <= MAX_MESSAGE:
-            raise InvalidInput(f"a message of {len(payload)} bytes is larger than {MAX_MESSAGE} bytes")
+            raise InvalidInput(
+                f"a message of {len(payload)} bytes is larger than {MAX_MESSAGE} bytes"
+            )
         self._queue_control(message_frame(payload))
 
     def open(self) -> int:
@@ -229,7 +245,7 @@ class Mux:
         return self._last
 
     def can_send(self, stream: int) -> int:
-        """How many bytes ``send_data`` takes now; 0 for a stream that can't be written (any more)."""
+        """How many bytes ``send_data`` takes now; 0 if the stream can't be written (any more)."""
         entry = self._streams.get(stream)
         if entry is None or entry.closing or Step.SEND_DATA not in TRANSITIONS[entry.state]:
             return 0
@@ -238,7 +254,9 @@ class Mux:
     def send_data(self, stream: int, data: bytes | memoryview) -> None:
         """Queues data, at most ``can_send(stream)`` bytes; ValueError for more."""
         if len(data) > self.can_send(stream):
-            raise ValueError(f"stream {stream} can take {self.can_send(stream)} bytes, not {len(data)}")
+            raise ValueError(
+                f"stream {stream} can take {self.can_send(stream)} bytes, not {len(data)}"
+            )
         if not data:
             return
         entry = self._streams[stream]
@@ -247,14 +265,16 @@ class Mux:
         self._enter_round(stream, entry)
 
     def send_eof(self, stream: int) -> None:
-        """Half-closes once the queued data is out. Nothing happens where that was done or the stream is gone."""
+        """Half-closes once the queued data is out. Nothing happens where that was done or the
+        stream is gone."""
         entry = self._streams.get(stream)
         if entry is not None and not entry.closing and Step.SEND_EOF in TRANSITIONS[entry.state]:
             entry.closing = True
             self._enter_round(stream, entry)
 
     def close(self, stream: int) -> None:
-        """Ends the stream in both directions once the queued data is out: EOF, then RESET if the peer still sends."""
+        """Ends the stream in both directions once the queued data is out: EOF, then RESET if the
+        peer still sends."""
         self.send_eof(stream)
         entry = self._streams.get(stream)
         if entry is None or entry.state in DISCARDING:
@@ -265,7 +285,8 @@ class Mux:
             self.reset(stream)
 
     def reset(self, stream: int) -> None:
-        """Ends the stream in both directions at once, dropping what is queued. Nothing if it is gone."""
+        """Ends the stream in both directions at once, dropping what is queued. Nothing if it is
+        gone."""
         entry = self._streams.get(stream)
         if entry is not None and Step.SEND_RESET in TRANSITIONS[entry.state]:
             self._step(stream, entry, Step.SEND_RESET)
@@ -273,7 +294,7 @@ class Mux:
             self._queue_control(header(FrameType.RESET, stream))
 
     def data_to_send(self, limit: int = WINDOW) -> bytes:
-        """The next bytes for the peer, b"" if none: about ``limit``, but at least one whole frame."""
+        """The next bytes for the peer, b"" if none: about ``limit``, at least one whole frame."""
         parts: list[bytes] = []
         size = 0
         while self._control and size < limit:
@@ -288,7 +309,8 @@ class Mux:
         return b"".join(parts)
 
     def _next_data(self, parts: list[bytes]) -> int:
-        """Adds one frame (and perhaps EOF) of the stream whose turn it is; returns how many bytes that is."""
+        """Adds one frame (and perhaps EOF) of the stream whose turn it is; returns how many bytes
+        that is."""
         number = self._round.popleft()
         stream = self._streams[number]
         stream.queued = False
@@ -312,7 +334,7 @@ class Mux:
         finished, self._finished = self._finished, []
         return finished
 
-    # --- both ------------------------------------------------------------------------------------------------
+    # --- both -------------------------------------------------------------------------------------
 
     def _enter_round(self, number: int, stream: _Stream) -> None:
         if not stream.queued:
@@ -333,7 +355,9 @@ class Mux:
     def _step(self, number: int, stream: _Stream, step: Step) -> None:
         following = TRANSITIONS[stream.state].get(step)
         if following is None:
-            raise ProtocolError(f"cannot {step.value} on stream {number}: it is {stream.state.value}")
+            raise ProtocolError(
+                f"cannot {step.value} on stream {number}: it is {stream.state.value}"
+            )
         stream.state = following
         if following is State.CLOSED:
             self._drop_queue(number, stream)

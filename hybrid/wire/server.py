@@ -1,9 +1,10 @@
-"""The agent's end of the link: accepts a connection, answers requests, sends events; for one byte stream after another.
+"""The agent's end of the link: answers requests and sends events, to one host after another::
 
     await serve(transport, hello, handler, connected=…)
 
-``handler`` is called once a request, each call in a task of its own, started in the order of arrival. What is running when
-the connection is lost goes on (processes outlive the daemon); its answer is dropped.
+``handler`` is called once a request, each call in a task of its own, started in the order of
+arrival. What is running when the connection is lost goes on (processes outlive the daemon); its
+answer is dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ class Connection:
     """A connected host. Valid until it is lost; then all calls raise Unavailable."""
 
     def __init__(
-        self, transport: ByteStream, handler: Handler, on_hello: Callable[[Connection], None], received: bytes
+        self,
+        transport: ByteStream,
+        handler: Handler,
+        on_hello: Callable[[Connection], None],
+        received: bytes,
     ) -> None:
         self._handler = handler
         self._on_hello = on_hello
@@ -75,7 +80,8 @@ class Connection:
         return self._session.stream(number)
 
     async def run(self, hello: Hello) -> bytes:
-        """Serves until the connection is lost; returns what was received behind a breach of the protocol."""
+        """Serves until the connection is lost; returns what was received behind a breach of the
+        protocol."""
         await self._session.send_message(envelope.hello_message(hello))
         await self._session.run()
         return self._session.rest
@@ -84,7 +90,9 @@ class Connection:
         if not self._greeted:
             host = envelope.parse_hello(payload)
             if host.version != VERSION:
-                raise ProtocolError(f"the host speaks version {host.version} of the protocol, this agent {VERSION}")
+                raise ProtocolError(
+                    f"the host speaks version {host.version} of the protocol, this agent {VERSION}"
+                )
             self._greeted = True
             self._on_hello(self)
             return
@@ -107,7 +115,9 @@ class Connection:
         if message.request is None:
             return envelope.error_message(message.id, message.problem or InvalidInput("no request"))
         if len(self._running) > MAX_RUNNING:
-            return envelope.error_message(message.id, Unavailable("the agent has too many requests to answer"))
+            return envelope.error_message(
+                message.id, Unavailable("the agent has too many requests to answer")
+            )
         try:
             return envelope.answer_message(message.id, await self._handler(message.request, self))
         except HybridError as error:
@@ -127,9 +137,11 @@ async def serve(
     *,
     connected: Callable[[Connection], None] = lambda connection: None,
 ) -> str:
-    """Serves a byte stream to its end, whose reason it returns; one that is ``resync`` has none but an OSError.
+    """Serves a byte stream to its end, whose reason it returns; one that is ``resync`` has none but
+    an OSError.
 
-    ``connected`` is called for each host that has said its hello: the place to send all Exited events again.
+    ``connected`` is called for each host that has said its hello: the place to send all Exited
+    events again.
     """
     acceptor = Acceptor()
     received = b""

@@ -1,8 +1,9 @@
-"""One connection over asyncio: pumps a byte stream through a ``Mux`` and offers its streams. Shared by both ends.
+"""One connection over asyncio, for both ends: pumps a byte stream through a ``Mux``.
 
-Two tasks run while the connection lives: one reads the transport and hands out events, one writes what the mux has to
-send. When either fails, or the peer breaks the protocol, the session is *lost*: every waiting and every later call on it
-and on its streams raises Unavailable with the reason. Nothing else is cancelled.
+Two tasks run while the connection lives: one reads the transport and hands out events, one writes
+what the mux has to send. When either fails, or the peer breaks the protocol, the session is *lost*:
+every waiting and every later call on it and on its streams raises Unavailable with the reason.
+Nothing else is cancelled.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ MESSAGE_ROOM = 1 << 20  # unsent bytes of messages above which senders wait
 
 
 class ByteStream(Protocol):
-    """What a session runs over. Errors of the medium are OSError or a HybridError; both mean that it is lost."""
+    """What a session runs over. Errors of the medium are OSError or a HybridError; both mean that
+    it is lost."""
 
     resync: bool  # True: one byte stream lives through many connections (virtio-serial)
 
@@ -66,12 +68,16 @@ class Stream:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await (self.close() if kind is None else self.reset())
 
     async def read(self, max: int = 65536) -> bytes:
-        """1 … ``max`` bytes, b"" at EOF; Unavailable if the stream was reset or the connection lost."""
+        """1 … ``max`` bytes, b"" at EOF; Unavailable if the stream was reset or the connection
+        lost."""
         while not self._buffer:
             if self._eof:
                 return b""
@@ -88,7 +94,8 @@ class Stream:
         return data
 
     async def write(self, data: bytes) -> None:
-        """Returns when all of ``data`` is queued within the stream's credit; Unavailable as ``read``."""
+        """Returns when all of ``data`` is queued within the stream's credit; Unavailable as
+        ``read``."""
         view = memoryview(data)
         while len(view):
             self._check()
@@ -109,7 +116,8 @@ class Stream:
         self._abandon()
 
     async def reset(self) -> None:
-        """Ends the stream both ways and drops what is under way; nothing if it has ended. Idempotent."""
+        """Ends the stream both ways and drops what is under way; nothing if it has ended.
+        Idempotent."""
         self._session._end_stream(self.id, drop=True)
         self._abandon()
 
@@ -143,9 +151,10 @@ class Stream:
 class Session:
     """One connection. Make it inside a running loop, then ``start()`` it or await ``run()``.
 
-    ``received`` are bytes that followed the mark. ``whole_frames``: the write that is under way when the connection is
-    lost is finished, so that something can be written behind it. ``on_message`` gets each message; what it raises (ProtocolError)
-    ends the session. ``label`` names the peer in errors: "machine db".
+    ``received`` are bytes that followed the mark. ``whole_frames``: the write that is under way
+    when the connection is lost is finished, so that something can be written behind it.
+    ``on_message`` gets each message; what it raises (ProtocolError) ends the session. ``label``
+    names the peer in errors: "machine db".
     """
 
     def __init__(
@@ -211,10 +220,11 @@ class Session:
             stream._lose()
         self._streams.clear()
 
-    # --- the pump --------------------------------------------------------------------------------------------
+    # --- the pump ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Pumps until the connection is lost; never raises but for cancellation. Both directions have ended then."""
+        """Pumps until the connection is lost; never raises but for cancellation. Both directions
+        have ended then."""
         reader = asyncio.create_task(self._guard(self._read()))
         writer = asyncio.create_task(self._guard(self._write()))
         try:
@@ -294,10 +304,11 @@ class Session:
             self._idle.clear()
             self._wake.set()
 
-    # --- what streams and owners use -------------------------------------------------------------------------
+    # --- what streams and owners use --------------------------------------------------------------
 
     async def send_message(self, payload: bytes) -> None:
-        """Queues one message, waiting while many wait already; InvalidInput if too large, Unavailable if lost."""
+        """Queues one message, waiting while many wait already; InvalidInput if too large,
+        Unavailable if lost."""
         self.check()
         while self._mux.control_size >= MESSAGE_ROOM:
             self._message_room.clear()
@@ -307,7 +318,8 @@ class Session:
         self._wake_writer()
 
     async def flush(self) -> None:
-        """Waits until all that was queued has been handed to the transport, or the connection is lost."""
+        """Waits until all that was queued has been handed to the transport, or the connection is
+        lost."""
         self._wake_writer()
         await self._idle.wait()
 

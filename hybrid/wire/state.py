@@ -7,9 +7,9 @@
     any of these ── we send RESET ──▶ RESET_SENT ── their RESET ──▶ CLOSED
     any of these ── their RESET (we answer with RESET) ──▶ CLOSED
 
-After our RESET what the peer had under way still comes in and is thrown away, until its RESET: so no frame is ever
-ambiguous. A peer whose own EOF crossed ours holds the stream as closed and answers nothing; that is RESET_SENT_HALF,
-ended by the peer's EOF.
+After our RESET what the peer had under way still comes in and is thrown away, until its RESET: so
+no frame is ever ambiguous. A peer whose own EOF crossed ours holds the stream as closed and answers
+nothing; that is RESET_SENT_HALF, ended by the peer's EOF.
 """
 
 from __future__ import annotations

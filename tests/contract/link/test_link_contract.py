@@ -1,7 +1,8 @@
 """What every transport must let the link do: one suite, run over each of them.
 
-The agent's end is the real server over the real protocol; only what it serves is made up. Ports (virtio-serial) come in
-two kinds: those whose guest notices that the host's end was closed, and those whose guest does not.
+The agent's end is the real server over the real protocol; only what it serves is made up. Ports
+(virtio-serial) come in two kinds: those whose guest notices that the host's end was closed, and
+those whose guest does not.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Agent:
         self.tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, transport: Transport) -> None:
-        await serve(transport, lambda: Hello(VERSION, "boot-1"), self.handle, connected=self.connected)
+        await serve(
+            transport, lambda: Hello(VERSION, "boot-1"), self.handle, connected=self.connected
+        )
 
     def connected(self, connection: Connection) -> None:
         self.connections.append(connection)
@@ -191,7 +194,7 @@ async def vsock_loopback(agent: Agent, _: Path) -> AsyncIterator[Link]:
 
 
 async def copy(source: socket.socket, target: Any) -> None:
-    """Moves bytes until ``source`` ends; what cannot be delivered any more is lost, as with QEMU."""
+    """Moves bytes until ``source`` ends; what cannot be delivered is lost, as with QEMU."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while data := await loop.sock_recv(source, 4096):
@@ -200,7 +203,8 @@ async def copy(source: socket.socket, target: Any) -> None:
 
 @asynccontextmanager
 async def port_of_qemu(agent: Agent, directory: Path) -> AsyncIterator[Link]:
-    """As QEMU joins a socket and a guest's port: one visitor at a time, and the guest is told nothing."""
+    """As QEMU joins a socket and a guest's port: one visitor at a time, and the guest is told
+    nothing."""
     path = directory / "port.sock"
     outside, inside = socket.socketpair()
     outside.setblocking(False)
@@ -333,7 +337,9 @@ async def test_errors_arrive_as_their_kind(client: AgentClient) -> None:
 
 
 async def test_many_calls_at_once(client: AgentClient) -> None:
-    answers = await asyncio.gather(*(client.call(HasBlob("yes" if n % 3 else "")) for n in range(200)))
+    answers = await asyncio.gather(
+        *(client.call(HasBlob("yes" if n % 3 else "")) for n in range(200))
+    )
     assert [answer.value for answer in answers] == [bool(n % 3) for n in range(200)]
 
 

@@ -104,7 +104,9 @@ async def test_a_malformed_answer_fails_its_call_only(
     call = asyncio.create_task(client.call(HasBlob("x")))
     await agent.hear()
     await agent.say('{"id":1,"ok":{"value":"yes"}}')
-    with pytest.raises(Internal, match=r"machine db: malformed answer to HasBlob: Truth.value: bool"):
+    with pytest.raises(
+        Internal, match=r"machine db: malformed answer to HasBlob: Truth.value: bool"
+    ):
         await call
     assert not client.closed
 
@@ -145,7 +147,9 @@ async def test_a_breach_ends_the_link_with_its_reason(
     call = asyncio.create_task(client.call(Facts()))
     await agent.hear()
     await agent.say(payload)
-    with pytest.raises(Unavailable, match=f"connection to machine db lost: protocol error: .*{text}"):
+    with pytest.raises(
+        Unavailable, match=f"connection to machine db lost: protocol error: .*{text}"
+    ):
         await call
     await client.wait_closed()
     assert client.closed and text in client.reason
@@ -207,7 +211,9 @@ async def test_loss_wakes_everybody(agent: ScriptedAgent, client: AgentClient) -
     await agent.hear()
     await agent.wire.close()
     for task in waiting:
-        with pytest.raises(Unavailable, match="connection to machine db lost: the other end is gone"):
+        with pytest.raises(
+            Unavailable, match="connection to machine db lost: the other end is gone"
+        ):
             await task
     for late in (client.call(Facts()), stream.write(b"x"), stream.read()):
         with pytest.raises(Unavailable, match="lost"):

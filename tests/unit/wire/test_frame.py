@@ -65,9 +65,7 @@ def test_any_chunking_gives_the_same_frames(sent: list[Frame], cuts: list[int]) 
 
 
 @given(st.lists(frames, max_size=5), st.integers(0, 11), st.binary(min_size=1, max_size=40))
-def test_garbage_is_recognised_and_kept(
-    sent: list[Frame], headroom: int, garbage: bytes
-) -> None:
+def test_garbage_is_recognised_and_kept(sent: list[Frame], headroom: int, garbage: bytes) -> None:
     garbage = b"\x00" + garbage
     parser = FrameParser()
     data = b"".join(frame(*one) for one in sent)

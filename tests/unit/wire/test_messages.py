@@ -107,4 +107,7 @@ def test_nesting_is_bounded() -> None:
 @pytest.mark.parametrize("value", ["a", "a===", 5, "ä", "\ud800"])
 def test_bytes_are_base64(value: object) -> None:
     with pytest.raises(InvalidInput, match="base64 is needed"):
-        decode(messages.Configure, encode(messages.Configure("m", "h", 0, b"", False)) | {"entropy": value})
+        decode(
+            messages.Configure,
+            encode(messages.Configure("m", "h", 0, b"", False)) | {"entropy": value},
+        )

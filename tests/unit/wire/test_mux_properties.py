@@ -1,4 +1,5 @@
-"""Two ends under random steps, random chunks and random delays: what arrives is what was sent, within the credit."""
+"""Two ends under random steps, random chunks and random delays: what arrives is what was sent,
+within the credit."""
 
 from __future__ import annotations
 
@@ -54,7 +55,9 @@ class End:
                 self.broken.add(event.stream)
 
     def act(self, dice: random.Random) -> None:
-        kind = dice.choices(["data", "consume", "message", "open", "eof", "reset"], [8, 8, 2, 2, 1, 0.5])[0]
+        kind = dice.choices(
+            ["data", "consume", "message", "open", "eof", "reset"], [8, 8, 2, 2, 1, 0.5]
+        )[0]
         if kind == "message":
             self.sent_messages.append(b"%d" % dice.getrandbits(30))
             self.mux.send_message(self.sent_messages[-1])

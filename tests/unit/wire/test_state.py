@@ -1,4 +1,5 @@
-"""The table is checked as a whole: two ends that follow it, in every order of steps and deliveries, always agree."""
+"""The table is checked as a whole: two ends that follow it, in every order of steps and deliveries,
+always agree."""
 
 from __future__ import annotations
 
