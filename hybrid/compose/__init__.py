@@ -1,0 +1,1 @@
+"""Compose files: read, checked, and brought up through the Engine API."""

@@ -1,0 +1,32 @@
+"""hybrid guest: the image that machines boot."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hybrid.cli.app import Settings, new, verb
+from hybrid.cli.progress import progress
+from hybrid.paths import Paths
+
+app = new(help="The guest image: kernel, initramfs and root of every machine.")
+
+
+@app.callback()
+def guest() -> None:
+    """The guest image: kernel, initramfs and root of every machine."""
+
+
+@verb(app, "build", "sudo hybrid guest build")
+def build(
+    ctx: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the image's hash.")] = False,
+) -> None:
+    """Build the guest image, unless its inputs are unchanged."""
+    from hybrid.guest.build import build_guest
+
+    settings = ctx.find_root().obj or Settings()
+    with progress("building the guest image") as shown:
+        image = build_guest(Paths.of(settings.root), shown)
+    print(image.hash if quiet else f"guest image {image.hash}: {image.directory}")
