@@ -36,7 +36,7 @@ _loop_started = threading.Lock()
 class Ended(enum.Enum):
     """Why a domain stopped."""
 
-    SHUTDOWN = "the guest shut itself down"
+    SHUTDOWN = "switched off"
     CRASHED = "crashed"
     DESTROYED = "destroyed"
     FAILED = "its QEMU process died"

@@ -19,13 +19,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid.machine.console import Console
+from hybrid.machine.console import Console, printable
 from hybrid.machine.evidence import command_line
 from hybrid.machine.hypervisor import Ended
+from hybrid.machine.provider import CONSOLE_TAIL
 
 # How long libvirt may take to say how a dead process ended before the death alone is believed.
 _LIBVIRT_LATE = 2.0
-_PANIC = "Kernel panic"
+_CONSOLE_DRAIN = 0.2
+_PANIC = b"Kernel panic"
 
 
 class RunningGuest:
@@ -47,6 +49,8 @@ class RunningGuest:
         self.console = console
         self.pid: int | None = None
         self.ready = asyncio.Event()
+        self.dead = asyncio.Event()
+        """Its process is gone; libvirt may not have noticed yet."""
         self.stopped = asyncio.Event()
         self.ending = ""
         self.changing = asyncio.Lock()
@@ -55,6 +59,7 @@ class RunningGuest:
         """Being destroyed by us: its end is no news."""
         self._pidfd: int | None = None
         self._exit_signal: int | None = None
+        self._concluding: asyncio.Task[None] | None = None
         self._on_end = on_end
 
     def __repr__(self) -> str:
@@ -86,27 +91,8 @@ class RunningGuest:
 
     def ended(self, how: Ended) -> None:
         """libvirt reports the end."""
-        if self.stopped.is_set():
-            return
-        panic = next(
-            (
-                line.strip()
-                for line in self.console.log.tail(16 << 10).decode(errors="replace").splitlines()
-                if _PANIC in line
-            ),
-            "",
-        )
-        if panic:
-            self.ending = "crashed: " + "".join(c for c in panic if c.isprintable())[:200]
-        elif self._exit_signal:
-            self.ending = f"killed: its QEMU process got signal {self._exit_signal}"
-        elif how is Ended.SHUTDOWN:
-            self.ending = f"shutdown: {how.value}"
-        elif how is Ended.CRASHED:
-            self.ending = "crashed: its kernel reported a panic"
-        else:
-            self.ending = f"killed: {how.value}"
-        self._finish()
+        if self._concluding is None:
+            self._concluding = asyncio.create_task(self._conclude(how), name=f"end of {self.name}")
 
     def close(self) -> None:
         """Stops watching; the guest runs on."""
@@ -119,10 +105,15 @@ class RunningGuest:
             _, status = os.waitpid(self.pid, os.WNOHANG)
             if os.WIFSIGNALED(status):
                 self._exit_signal = os.WTERMSIG(status)
+        self.dead.set()
         asyncio.get_running_loop().call_later(_LIBVIRT_LATE, self.ended, Ended.FAILED)
 
-    def _finish(self) -> None:
+    async def _conclude(self, how: Ended) -> None:
+        # What a dying kernel printed last may still be in the console's socket.
+        await self.console.close(drain=_CONSOLE_DRAIN)
         self._release()
+        self.ending = _ending(how, self._exit_signal, self.console.log.tail(CONSOLE_TAIL))
+        self.dead.set()
         self.stopped.set()
         self._on_end(self)
 
@@ -132,6 +123,22 @@ class RunningGuest:
                 asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = None
+
+
+def _ending(how: Ended, exit_signal: int | None, console: bytes) -> str:
+    """One line: what kind of end (shutdown, crashed, killed), and what is known about it."""
+    # Five cases, the surest evidence first: the guest's own last words, then the process's, then
+    # libvirt's.
+    panic = next((line for line in console.splitlines() if _PANIC in line), None)
+    if panic is not None:
+        return f"crashed: {printable(panic[panic.index(_PANIC) :][:200], 1)}"
+    if exit_signal is not None:
+        return f"killed: its QEMU process got signal {exit_signal}"
+    if how is Ended.SHUTDOWN:
+        return "shutdown: the guest switched itself off"
+    if how is Ended.CRASHED:
+        return "crashed: its kernel reported a panic"
+    return f"killed: {how.value}"
 
 
 def is_qemu_of(name: str, arguments: list[str]) -> bool:

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import os
 import platform
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable
@@ -39,7 +38,7 @@ from hybrid.units import MIB
 _VHOST_VSOCK = Path("/dev/vhost-vsock")
 _DEATH = 10.0  # seconds for a killed QEMU to be gone
 _UNPLUG = 15.0  # seconds for a guest to let a device go
-_UNPLUG_POLL = 0.05
+_POLL = 0.05
 _CONSOLE_LINES = 5
 
 
@@ -71,6 +70,7 @@ class LibvirtProvider:
         self._guests: dict[str, RunningGuest] = {}
         self._callbacks: list[StoppedCallback] = []
         self._choosing_uid = asyncio.Lock()
+        self._forgetting: dict[str, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<LibvirtProvider {self._hypervisor!r} {list(self._guests.values())}>"
@@ -91,6 +91,7 @@ class LibvirtProvider:
         await self._adopt()
 
     async def close(self) -> None:
+        await asyncio.gather(*self._forgetting.values())
         for guest in self._guests.values():
             guest.close()
             await guest.console.close()
@@ -113,12 +114,18 @@ class LibvirtProvider:
         if existing is not None:
             await self._wait_ready(existing, request.profile, Accelerator.TCG)
             return
+        if request.id in self._forgetting:
+            await self._forgetting[request.id]
         facts = await self._facts(request)
         _check_memory(request)
-        async with self._placed(request) as (guest, placement):
-            async with self._undone_on_failure(guest):
-                await self._start(guest, design.design(request, facts, placement), request)
-                await self._wait_ready(guest, request.profile, facts.accelerator)
+        guest, placement = await self._place(request)
+        try:
+            await self._start(guest, design.design(request, facts, placement), request)
+            await self._wait_ready(guest, request.profile, facts.accelerator)
+        except BaseException:
+            with contextlib.suppress(HybridError):
+                await asyncio.shield(self.destroy(guest.id))
+            raise
 
     async def connect(self, machine_id: str) -> Transport:
         guest = self._guest(machine_id)
@@ -132,6 +139,7 @@ class LibvirtProvider:
         if guest is not None:
             guest.doomed = True
             await self._end(guest)
+            guest.close()
             await guest.console.close()
             self._guests.pop(machine_id, None)
         self._remove_files(machine_id)
@@ -250,10 +258,7 @@ class LibvirtProvider:
         group = kvm.DEVICE.stat().st_gid if kvm.DEVICE.exists() else None
         return HostFacts(arch, chosen, vsock=_VHOST_VSOCK.exists(), kvm_group=group)
 
-    @asynccontextmanager
-    async def _placed(
-        self, request: MachineRequest
-    ) -> AsyncIterator[tuple[RunningGuest, Placement]]:
+    async def _place(self, request: MachineRequest) -> tuple[RunningGuest, Placement]:
         """A record, a uid and a place for sockets; the uid is held by the record from here on."""
         instance = self._paths.instance
         async with self._choosing_uid:
@@ -279,16 +284,7 @@ class LibvirtProvider:
                 self._guest_ended,
             )
             self._guests[request.id] = guest
-        yield guest, placement
-
-    @asynccontextmanager
-    async def _undone_on_failure(self, guest: RunningGuest) -> AsyncIterator[None]:
-        try:
-            yield
-        except BaseException:
-            with contextlib.suppress(HybridError):
-                await asyncio.shield(self.destroy(guest.id))
-            raise
+        return guest, placement
 
     async def _start(
         self, guest: RunningGuest, definition: domain.Domain, request: MachineRequest
@@ -342,17 +338,31 @@ class LibvirtProvider:
         raise Unavailable(f"the guest did not boot: {what}; console: {last or '(nothing)'}")
 
     async def _end(self, guest: RunningGuest) -> None:
-        """Kills the process and waits until libvirt has noticed: quicker than libvirt's own
-        polling.
+        """Ends the guest's process. libvirt's own way polls for 200 ms; its cleaning up is not
+        waited for.
         """
-        if guest.stopped.is_set():
-            return
         if guest.kill():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(guest.stopped.wait(), _DEATH)
-                return
-        with contextlib.suppress(NotFound):
-            await self._hypervisor.destroy(guest.name)
+                await asyncio.wait_for(guest.dead.wait(), _DEATH)
+        if not guest.dead.is_set():
+            with contextlib.suppress(NotFound):
+                await self._hypervisor.destroy(guest.name)
+        elif not guest.stopped.is_set():
+            task = asyncio.create_task(self._forget(guest), name=f"forget {guest.name}")
+            self._forgetting[guest.id] = task
+            task.add_done_callback(lambda _task: self._forgetting.pop(guest.id, None))
+
+    async def _forget(self, guest: RunningGuest) -> None:
+        """When libvirt has noticed the end it writes a last line to the guest's log: then that goes
+        too.
+        """
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._gone(guest.name), _DEATH)
+        self._remove_files(guest.id)
+
+    async def _gone(self, name: str) -> None:
+        while name in await self._hypervisor.names():
+            await asyncio.sleep(_POLL)
 
     def _remove_files(self, machine_id: str) -> None:
         self._console_log(machine_id).remove()
@@ -384,7 +394,7 @@ class LibvirtProvider:
             try:
                 async with asyncio.timeout(_UNPLUG):
                     while find(await self._running(guest)) is not None:
-                        await asyncio.sleep(_UNPLUG_POLL)
+                        await asyncio.sleep(_POLL)
             except TimeoutError as error:
                 raise Unavailable(
                     f"machine {guest.id[:12]} does not let go of {what} (is it still in use?)"
