@@ -1,6 +1,6 @@
 """Frames: what the link's byte stream is cut into. Bytes in, frames out; no I/O.
 
-A frame is a 12-byte header, ``>2sBxII``: magic, type, stream, payload length; then the payload.
+A frame is a 12-byte header, ``>3sBII``: magic, type, stream, payload length; then the payload.
 
 =======  ======  =============  ==========================================================
 type     stream  payload        meaning
@@ -21,8 +21,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-HEADER = struct.Struct(">2sBxII")
-MAGIC = b"\xf1h"
+HEADER = struct.Struct(">3sBII")
+MAGIC = b"\xf1hy"
 MAX_MESSAGE = 1 << 20
 MAX_DATA = 64 << 10
 CREDIT = struct.Struct(">I")

@@ -114,7 +114,7 @@ def test_a_header_out_of_bounds_is_refused(kind: FrameType, stream: int, length:
 @pytest.mark.parametrize("kind", [0, 7, 255])
 def test_an_unknown_type_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match=f"unknown frame type {kind}"):
-        list(FrameParser().feed(HEADER.pack(b"\xf1h", kind, 1, 0)))
+        list(FrameParser().feed(HEADER.pack(b"\xf1hy", kind, 1, 0)))
 
 
 def test_data_is_passed_on_before_its_frame_is_whole() -> None:
@@ -125,5 +125,5 @@ def test_data_is_passed_on_before_its_frame_is_whole() -> None:
 
 
 def test_bytes_of_the_helpers() -> None:
-    assert message_frame(b"{}") == b"\xf1h\x01\x00\x00\x00\x00\x00\x00\x00\x00\x02{}"
+    assert message_frame(b"{}") == b"\xf1hy\x01\x00\x00\x00\x00\x00\x00\x00\x02{}"
     assert window_frame(7, 65536)[-4:] == b"\x00\x01\x00\x00"
