@@ -12,27 +12,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from hybrid.errors import HybridError, InvalidInput, from_kind
 from hybrid.wire import messages
 from hybrid.wire.codec import decode, encode
 from hybrid.wire.frame import ProtocolError
+from hybrid.wire.value import Value, value
 
 MAX_ID = 1 << 53
 MAX_ERROR = 4096  # characters of an error's text
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnvelope:
+@value
+class RequestEnvelope(Value):
     id: int
     request: messages.Request[Any] | None  # None: malformed; ``problem`` says how
     problem: InvalidInput | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerEnvelope:
+@value
+class AnswerEnvelope(Value):
     """``body`` is not validated yet: only who asked knows its class."""
 
     id: int
@@ -40,8 +40,8 @@ class AnswerEnvelope:
     error: HybridError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class EventEnvelope:
+@value
+class EventEnvelope(Value):
     event: Any
 
 
@@ -69,11 +69,11 @@ def event_message(event: object) -> bytes:
 
 def parse_hello(payload: bytes) -> messages.Hello:
     """The peer's first message; ProtocolError if it is anything else."""
-    value = _load(payload)
-    if value.keys() != {"hello"}:
+    message = _load(payload)
+    if message.keys() != {"hello"}:
         raise ProtocolError("the first message is no hello")
     try:
-        return decode(messages.Hello, value["hello"])
+        return decode(messages.Hello, message["hello"])
     except InvalidInput as error:
         raise ProtocolError(str(error)) from error
 
@@ -81,49 +81,49 @@ def parse_hello(payload: bytes) -> messages.Hello:
 def parse_from_host(payload: bytes) -> RequestEnvelope:
     """What an agent gets after the hello. A bad request body is the request's problem, not the
     link's."""
-    value = _load(payload)
-    if value.keys() != {"id", "type", "body"}:
+    message = _load(payload)
+    if message.keys() != {"id", "type", "body"}:
         raise ProtocolError("a message that is no request")
-    number = _id(value)
-    cls = messages.REQUESTS.get(value["type"]) if isinstance(value["type"], str) else None
+    number = _id(message)
+    cls = messages.REQUESTS.get(message["type"]) if isinstance(message["type"], str) else None
     if cls is None:
         return RequestEnvelope(
-            number, None, InvalidInput(f"unknown request {_clean(value['type'])}")
+            number, None, InvalidInput(f"unknown request {_clean(message['type'])}")
         )
     try:
-        return RequestEnvelope(number, decode(cls, value["body"]))
+        return RequestEnvelope(number, decode(cls, message["body"]))
     except InvalidInput as error:
         return RequestEnvelope(number, None, error)
 
 
 def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
     """What a host gets after the hello; ProtocolError for all that no honest agent sends."""
-    value = _load(payload)
-    keys = value.keys()
+    message = _load(payload)
+    keys = message.keys()
     if keys == {"id", "ok"}:
-        return AnswerEnvelope(_id(value), value["ok"])
+        return AnswerEnvelope(_id(message), message["ok"])
     if keys == {"id", "error"}:
-        error = value["error"]
+        error = message["error"]
         if not isinstance(error, dict) or error.keys() != {"kind", "message"}:
             raise ProtocolError("a malformed error answer")
         return AnswerEnvelope(
-            _id(value), error=from_kind(str(error["kind"]), _clean(error["message"]))
+            _id(message), error=from_kind(str(error["kind"]), _clean(error["message"]))
         )
     if keys == {"event", "body"}:
-        cls = messages.EVENTS.get(value["event"]) if isinstance(value["event"], str) else None
+        cls = messages.EVENTS.get(message["event"]) if isinstance(message["event"], str) else None
         if cls is None:
-            raise ProtocolError(f"unknown event {_clean(value['event'])}")
+            raise ProtocolError(f"unknown event {_clean(message['event'])}")
         try:
-            return EventEnvelope(decode(cls, value["body"]))
+            return EventEnvelope(decode(cls, message["body"]))
         except InvalidInput as problem:
             raise ProtocolError(_clean(problem)) from problem
     raise ProtocolError("a message that is neither answer nor event")
 
 
-def _dump(value: dict[str, Any]) -> bytes:
+def _dump(message: dict[str, Any]) -> bytes:
     # File names that are not UTF-8 come as lone surrogates, which the other end refuses: they
     # become "?".
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")
 
 
@@ -133,16 +133,16 @@ def _no_constant(name: str) -> NoReturn:
 
 def _load(payload: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message that is not JSON") from error
-    if not isinstance(value, dict):
+    if not isinstance(message, dict):
         raise ProtocolError("a message that is no JSON object")
-    return value
+    return message
 
 
-def _id(value: dict[str, Any]) -> int:
-    number = value["id"]
+def _id(message: dict[str, Any]) -> int:
+    number = message["id"]
     if type(number) is not int or not 0 < number <= MAX_ID:
         raise ProtocolError("a message with a malformed id")
     return number

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hybrid.errors import InvalidInput
+from hybrid.wire.value import Value, value
 
 HEADER = struct.Struct(">QBxxxI")
 STDOUT, STDERR, DROPPED = 1, 2, 255
 MAX_PAYLOAD = 64 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+@value
+class Record(Value):
     time_ns: int
     stream: int
     data: bytes

@@ -13,30 +13,32 @@ was created; the agent keeps a bounded tail of it until it is acknowledged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Generic, Literal, TypeVar
+
+from hybrid.wire.value import Value, value
 
 VERSION = 1
 AnswerT = TypeVar("AnswerT", covariant=True)
 
 
-class Request(Generic[AnswerT]):
+class Request(Value, Generic[AnswerT]):
     """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so
     at run time)."""
 
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Empty:
+@value
+class Empty(Value):
     """The answer that says only: done."""
 
 
 # --- the machine ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+@value
+class Hello(Value):
     """First message of the agent on every (re)connected link; the host answers with its own."""
 
     version: int
@@ -44,7 +46,7 @@ class Hello:
     features: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Configure(Request["MachineFacts"]):
     """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for
     the same machine."""
@@ -58,13 +60,13 @@ class Configure(Request["MachineFacts"]):
     sysctls: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Facts(Request["MachineFacts"]):
     """Asks for ``MachineFacts``."""
 
 
-@dataclass(frozen=True, slots=True)
-class MachineFacts:
+@value
+class MachineFacts(Value):
     kernel: str  # uname -r
     architecture: str  # uname -m
     boot_id: str  # /proc/sys/kernel/random/boot_id
@@ -79,12 +81,12 @@ class MachineFacts:
     features: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetTime(Request["Empty"]):
     realtime_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Shutdown(Request["Empty"]):
     """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest
     then powers off."""
@@ -95,8 +97,8 @@ class Shutdown(Request["Empty"]):
 # --- containers -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+@value
+class Source(Value):
     """Where the machine finds something the host gave it.
 
     ``disk``: a block device with that serial number. ``file``: a file on the machine (host
@@ -108,16 +110,16 @@ class Source:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class IdMap:
+@value
+class IdMap(Value):
     """Container ids 0… are ``base``… in the machine's initial user namespace."""
 
     base: int
     size: int = 65536
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+@value
+class Share(Value):
     """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source":
     "<index>"}``."""
 
@@ -128,8 +130,8 @@ class Share:
     id_mapped: bool = True  # False: the share's server already translates ids (no idmapped mount)
 
 
-@dataclass(frozen=True, slots=True)
-class Interface:
+@value
+class Interface(Value):
     """One network endpoint, moved into the container's network namespace. Found by ``mac``, or
     ``device`` (a veth end)."""
 
@@ -141,7 +143,7 @@ class Interface:
     device: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreateContainer(Request["Empty"]):
     """Mounts the root file system, readies network and mounts, ``crun create``. Idempotent for an
     equal request.
@@ -170,18 +172,18 @@ class CreateContainer(Request["Empty"]):
     columns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartContainer(Request["Started"]):
     container: str
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+@value
+class Started(Value):
     pid: int
     started_ns: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CreateExec(Request["Empty"]):
     """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec
     process object."""
@@ -192,20 +194,20 @@ class CreateExec(Request["Empty"]):
     stdin: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartExec(Request["Started"]):
     container: str
     exec: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Signal(Request["Empty"]):
     container: str
     signal: int
     exec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resize(Request["Empty"]):
     container: str
     rows: int
@@ -213,13 +215,13 @@ class Resize(Request["Empty"]):
     exec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pause(Request["Empty"]):
     container: str
     paused: bool  # True freezes, False thaws
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Update(Request["Empty"]):
     """New limits: an OCI runtime-spec ``linux.resources`` object."""
 
@@ -227,7 +229,7 @@ class Update(Request["Empty"]):
     resources: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delete(Request["Empty"]):
     """Kills what still runs, unmounts everything and forgets the container (or the exec).
     Idempotent.
@@ -239,13 +241,13 @@ class Delete(Request["Empty"]):
     exec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class List(Request["ProcessList"]):
     """Asks for ``ProcessList``: all that the agent knows, for adoption."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessState:
+@value
+class ProcessState(Value):
     container: str
     exec: str
     status: Literal["created", "running", "paused", "stopped"]
@@ -259,12 +261,12 @@ class ProcessState:
     journal_end: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessList:
+@value
+class ProcessList(Value):
     processes: list[ProcessState]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class State(Request["ProcessState"]):
     container: str
     exec: str = ""
@@ -273,7 +275,7 @@ class State(Request["ProcessState"]):
 # --- streams --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReadOutput(Request["Empty"]):
     """The process's journal from byte ``offset`` on, as records, on ``stream``; it ends (EOF) after
     the last record.
@@ -288,7 +290,7 @@ class ReadOutput(Request["Empty"]):
     exec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AckOutput(Request["Empty"]):
     """The host has stored the journal up to ``offset``; the agent may forget it."""
 
@@ -297,7 +299,7 @@ class AckOutput(Request["Empty"]):
     exec: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WriteInput(Request["Empty"]):
     """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not
     added)."""
@@ -308,7 +310,7 @@ class WriteInput(Request["Empty"]):
     keep_open: bool = False  # EOF of the stream does not close stdin (attach without StdinOnce)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PutBlob(Request["Empty"]):
     """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be
     used."""
@@ -318,24 +320,24 @@ class PutBlob(Request["Empty"]):
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HasBlob(Request["Truth"]):
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Truth:
+@value
+class Truth(Value):
     value: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StatPath(Request["PathStat"]):
     container: str
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class PathStat:
+@value
+class PathStat(Value):
     name: str
     size: int
     mode: int  # st_mode
@@ -343,7 +345,7 @@ class PathStat:
     link_target: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GetArchive(Request["PathStat"]):
     """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the
     bytes flow."""
@@ -353,7 +355,7 @@ class GetArchive(Request["PathStat"]):
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PutArchive(Request["Empty"]):
     """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the
     container's root.
@@ -371,13 +373,13 @@ class PutArchive(Request["Empty"]):
 # --- observation ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stats(Request["ContainerStats"]):
     container: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerStats:
+@value
+class ContainerStats(Value):
     """cgroup v2 figures: bytes, nanoseconds, counts; ``networks`` maps interface to rx/tx counters
     of netdev statistics."""
 
@@ -399,19 +401,19 @@ class ContainerStats:
     blkio: list[dict[str, Any]] = field(default_factory=list)  # {major, minor, op, value}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Top(Request["ProcessTable"]):
     container: str
     arguments: str = "-ef"
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessTable:
+@value
+class ProcessTable(Value):
     titles: list[str]
     rows: list[list[str]]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Evidence(Request["ContainerEvidence"]):
     """Asks for the container's effective confinement, read from the machine's kernel (never from
     configuration)."""
@@ -419,8 +421,8 @@ class Evidence(Request["ContainerEvidence"]):
     container: str
 
 
-@dataclass(frozen=True, slots=True)
-class ContainerEvidence:
+@value
+class ContainerEvidence(Value):
     """``status``: /proc/PID/status fields. ``namespaces``: kind → inode, of the container and of
     the agent (``machine_…``)."""
 
@@ -438,7 +440,7 @@ class ContainerEvidence:
     kernel: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Probe(Request["ProbeResults"]):
     """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user
     map): active attempts that must fail.
@@ -450,30 +452,30 @@ class Probe(Request["ProbeResults"]):
     addresses: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+@value
+class ProbeResult(Value):
     name: str
     refused: bool
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResults:
+@value
+class ProbeResults(Value):
     results: list[ProbeResult]
 
 
 # --- events (agent to host) -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+@value
+class Exited(Value):
     """A process ended. Sent again on every reconnect until ``Delete``; the host takes the first."""
 
     state: ProcessState
 
 
-@dataclass(frozen=True, slots=True)
-class OutOfMemory:
+@value
+class OutOfMemory(Value):
     container: str
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from dataclasses import dataclass
 
 from hybrid.errors import InvalidInput, Unavailable
 from hybrid.wire.frame import (
@@ -31,6 +30,7 @@ from hybrid.wire.frame import (
     window_frame,
 )
 from hybrid.wire.state import DISCARDING, TRANSITIONS, State, Step
+from hybrid.wire.value import Value, value
 
 WINDOW = 256 << 10
 # Consumed bytes after which credit is given back: few WINDOW frames, never a stall
@@ -46,38 +46,38 @@ class Side(enum.Enum):
     AGENT = "agent"
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReceived:
+@value
+class MessageReceived(Value):
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOpened:
+@value
+class StreamOpened(Value):
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class DataReceived:
+@value
+class DataReceived(Value):
     """Bytes of a stream; call ``consumed`` when they have left the buffer."""
 
     stream: int
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EofReceived:
+@value
+class EofReceived(Value):
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class StreamReset:
+@value
+class StreamReset(Value):
     """The peer reset the stream: nothing more comes, nothing more can be sent."""
 
     stream: int
 
 
-@dataclass(frozen=True, slots=True)
-class RoomMade:
+@value
+class RoomMade(Value):
     """The peer gave credit: ``can_send`` of the stream has grown."""
 
     stream: int
