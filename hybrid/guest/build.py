@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hybrid.errors import HybridError
-from hybrid.guest import bootstrap, command, cpio, image, kernel, tree, verity, zipapp
+from hybrid.guest import bootstrap, bytecode, command, cpio, image, kernel, tree, verity, zipapp
 from hybrid.guest.image import GuestImage
 from hybrid.guest.recipe import Recipe, publish_link
 from hybrid.paths import Paths, data_dir
@@ -161,7 +161,7 @@ class _Build:
         self._identity()
         self._modules(linux)
         self._own_files(packages)
-        self._compile_python(packages, next(self.stage.glob("usr/lib/python3.*")), "/")
+        self._compile_standard_library(packages)
 
     def _busybox(self, packages: Path) -> None:
         for applet in command.run([packages / "usr/bin/busybox", "--list"]).split():
@@ -209,50 +209,20 @@ class _Build:
         for name, data in contents.items():
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
             (sources / name).write_bytes(data)
-        self._compile_python(packages, sources, f"/{_LIB}/agent.pyz", remove=False)
+        bytecode.compile_modules(packages, sources, sources, f"/{_LIB}/agent.pyz", beside=True)
         compiled = {
             str(path.relative_to(sources)): path.read_bytes()
             for path in sorted(sources.rglob("*.pyc"))
         }
         zipapp.write(own / "agent.pyz", contents | compiled)
 
-    def _compile_python(
-        self, packages: Path, directory: Path, shown_as: str, remove: bool = True
-    ) -> None:
-        """Byte code by the guest's own interpreter, beside the source or (quicker) in its place.
-
-        The byte code is not checked against a source: the root is read-only and verified.
-        """
-        libraries = next(packages.glob("usr/lib/*-linux-gnu"))
-        prefix = self.stage if remove else directory
-        command.run(
-            [
-                packages / self.architecture.loader,
-                "--library-path",
-                libraries,
-                next(packages.glob("usr/bin/python3.*")),
-                *(
-                    "-S",
-                    "-m",
-                    "compileall",
-                    "-q",
-                    "-b",
-                    "-j1",
-                    "--invalidation-mode",
-                    "unchecked-hash",
-                ),
-                *("-s", prefix, "-p", shown_as, directory),
-            ],
-            {
-                "PYTHONHOME": str(packages / "usr"),
-                "PYTHONHASHSEED": "0",
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-        )
-        if remove:
-            for source in directory.rglob("*.py"):
-                if source.with_suffix(".pyc").exists():
-                    source.unlink()
+    def _compile_standard_library(self, packages: Path) -> None:
+        """Leaves the byte code in the sources' place: half the size, and quicker to find."""
+        directory = next(self.stage.glob("usr/lib/python3.*"))
+        bytecode.compile_modules(packages, directory, self.stage, "/", beside=True)
+        for source in directory.rglob("*.py"):
+            if source.with_suffix(".pyc").exists():
+                source.unlink()
 
     def _squashfs(self, linux: kernel.Kernel) -> verity.Verity:
         epoch = str(

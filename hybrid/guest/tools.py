@@ -1,7 +1,8 @@
 """The tools tree: helper programs of the guests' Debian release, whatever release the host is.
 
 Each program runs through the tree's own dynamic loader, so the host's libraries don't matter to it.
-Trees are content-addressed below ``paths.tools``; a running program keeps the tree it was started from.
+Trees are content-addressed below ``paths.tools``; a running program keeps the tree it was started
+from.
 """
 
 from __future__ import annotations
