@@ -26,7 +26,7 @@ def _relative(path: str) -> str:
 
 Relative = Annotated[str, AfterValidator(_relative)]
 Mode = Annotated[str, StringConstraints(pattern=r"^[0-7]{4}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]*$")]
 
 
 class _Model(BaseModel):
@@ -66,7 +66,7 @@ class Config(_Model):
 
 
 class ImageRecipe(_Model):
-    """One image: layers of Debian packages, a layer each list, on ``base``'s; then one of own files.
+    """One image: layers of Debian packages, a list each, on ``base``'s; then one of own files.
 
     ``exclude`` and ``keep`` are globs (``**`` spans directories); with ``keep`` only what matches
     it is taken. ``compile`` names directories of Python modules to byte-compile; ``applets`` a

@@ -15,11 +15,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybrid.guest import bootstrap, bytecode, command, tree
-from hybrid.guest.imagerecipe import ImageRecipe, User
+from hybrid.guest.imagerecipe import ImageRecipe
 
-_NEVER = ("dev/**", "proc/**", "sys/**", "run/**", "usr/lib/*/gconv/**") + tuple(
-    f"usr/share/{name}/**"
-    for name in ("bug", "doc", "doc-base", "info", "lintian", "locale", "man")
+# left out: what a container gets fresh, what unpacking leaves behind, and what nobody reads there
+_NEVER = (
+    *("dev/**", "proc/**", "sys/**", "run/**", "etc/resolv.conf", "etc/hostname", "etc/fstab"),
+    *(
+        "etc/apt/**",
+        "etc/dpkg/**",
+        "var/lib/apt/**",
+        "var/lib/dpkg/**",
+        "var/cache/**",
+        "var/log/**",
+    ),
+    "usr/lib/*/gconv/**",
+    *(f"usr/share/{name}/**" for name in ("bug", "doc", "doc-base", "info", "lintian", "man")),
+    "usr/share/locale/**",
 )
 
 
@@ -50,9 +61,10 @@ def from_packages(tar: Path, keep: list[str], exclude: list[str]) -> tuple[Layer
     entries: Layer = {}
     with tarfile.open(tar) as archive:
         members = {os.path.normpath(member.name).lstrip("/"): member for member in archive}
-    newest = max(int(member.mtime) for member in members.values() if member.isreg())
     rules = [*(keep or ["**"]), *(f"!{glob}" for glob in (*_NEVER, *exclude))]
-    for name in tree.select(members, rules):
+    chosen = tree.select(members, rules)
+    newest = max(int(members[name].mtime) for name in chosen if members[name].isreg())
+    for name in chosen:
         member = members[name]
         if name != "." and not member.isdev():
             entries[name] = _entry(tar, member, newest)
@@ -90,15 +102,16 @@ def _parents(name: str) -> list[str]:
 
 def own_layer(recipe: ImageRecipe, directory: Path, below: Layer, tar: Path, newest: int) -> Layer:
     """The topmost layer: the recipe's files, users, directories, links and byte code."""
-    users = {user.name: user for user in [*_debian_users(below), *recipe.users]}
+    passwd, group = _accounts(recipe, below)
     entries: Layer = {}
+    if passwd and (recipe.users or "etc/passwd" not in below):
+        entries["etc/passwd"] = _file(passwd.encode(), newest)
+        entries["etc/group"] = _file(group.encode(), newest)
     files = directory / "files"
     for name in tree.files(files) if files.is_dir() else []:
         path = files / name
         executable = path.stat().st_mode & 0o100
         entries[name] = _file(path.read_bytes(), newest, 0o755 if executable else 0o644)
-    if recipe.users:
-        entries |= _accounts(list(users.values()), newest)
     for name, target in recipe.links.items():
         entries[name] = Entry(stat.S_IFLNK | 0o777, link=target, mtime=newest)
     if recipe.applets or recipe.compile:
@@ -106,18 +119,15 @@ def own_layer(recipe: ImageRecipe, directory: Path, below: Layer, tar: Path, new
             bootstrap.unpack(tar, Path(scratch))
             entries |= _applets(recipe, Path(scratch), newest)
             entries |= _bytecode(recipe, Path(scratch), below, newest)
+    ids = {line.split(":")[0]: int(line.split(":")[2]) for line in passwd.splitlines()}
+    for item in recipe.directories:
+        owner = ids[item.owner] if item.owner != "root" else 0
+        entries[item.path] = Entry(stat.S_IFDIR | int(item.mode, 8), owner, owner, mtime=newest)
+    # an upper layer's directory hides the attributes of the lower one's: say them again
+    plain = Entry(stat.S_IFDIR | 0o755, mtime=newest)
     for name in list(entries):
         for parent in _parents(name):
-            entries.setdefault(
-                parent, below.get(parent) or Entry(stat.S_IFDIR | 0o755, mtime=newest)
-            )
-    for item in recipe.directories:
-        for parent in _parents(item.path):
-            entries.setdefault(
-                parent, below.get(parent) or Entry(stat.S_IFDIR | 0o755, mtime=newest)
-            )
-        owner = users[item.owner].id if item.owner != "root" else 0
-        entries[item.path] = Entry(stat.S_IFDIR | int(item.mode, 8), owner, owner, mtime=newest)
+            entries.setdefault(parent, below.get(parent, plain))
     return entries
 
 
@@ -125,27 +135,19 @@ def _file(data: bytes, mtime: int, mode: int = 0o644) -> Entry:
     return Entry(stat.S_IFREG | mode, data=lambda: data, mtime=mtime)
 
 
-def _debian_users(below: Layer) -> list[User]:
-    """Debian's fixed accounts, where its base-passwd package is in the image."""
-    master = below.get("usr/share/base-passwd/passwd.master")
-    lines = master.data().decode().splitlines() if master else []
-    fields = [line.split(":") for line in lines]
-    return [
-        User(name=one[0], id=int(one[2]), home=one[5], shell=one[6])
-        for one in fields
-        if len(one) == 7
-    ]
+def _accounts(recipe: ImageRecipe, below: Layer) -> tuple[str, str]:
+    """/etc/passwd and /etc/group:
 
-
-def _accounts(users: list[User], newest: int) -> Layer:
-    passwd = "".join(
-        f"{user.name}:x:{user.id}:{user.id}::{user.home}:{user.shell}\n" for user in users
+    Debian's fixed accounts, where base-passwd is there, and the recipe's.
+    """
+    passwd, group = (
+        below[name].data().decode().replace(":*:", ":x:") if name in below else ""
+        for name in (f"usr/share/base-passwd/{kind}.master" for kind in ("passwd", "group"))
     )
-    group = "".join(f"{user.name}:x:{user.id}:\n" for user in users)
-    return {
-        "etc/passwd": _file(passwd.encode(), newest),
-        "etc/group": _file(group.encode(), newest),
-    }
+    for user in recipe.users:
+        passwd += f"{user.name}:x:{user.id}:{user.id}::{user.home}:{user.shell}\n"
+        group += f"{user.name}:x:{user.id}:\n"
+    return passwd, group
 
 
 def _applets(recipe: ImageRecipe, unpacked: Path, newest: int) -> Layer:
@@ -170,7 +172,7 @@ def _bytecode(recipe: ImageRecipe, unpacked: Path, below: Layer, newest: int) ->
 
 
 def write(layer: Layer, target: Path) -> None:
-    """The layer as an uncompressed tar, in name order (so a directory comes before what is in it)."""
+    """The layer as an uncompressed tar, in name order: a directory comes before what is in it."""
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         for name, entry in sorted(layer.items()):
             info = tarfile.TarInfo(name)
