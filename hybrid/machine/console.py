@@ -51,7 +51,7 @@ class ConsoleLog:
 
 
 class Console:
-    """Copies one guest's console socket to its log until the guest is gone or ``close`` is called."""
+    """Copies a guest's console socket to its log until the guest is gone or ``close`` is called."""
 
     def __init__(self, socket: Path, log: ConsoleLog) -> None:
         self.log = log

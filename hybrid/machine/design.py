@@ -74,12 +74,12 @@ class Placement:
 
 
 def domain_name(instance: str, machine_id: str) -> str:
-    """The domain's name on the host: the owner's instance, and the id as far as file names use it."""
+    """The domain's name: the owner's instance, and the id as far as file names use it."""
     return f"hybrid-{instance}-{machine_id[:12]}"
 
 
 def allocate_uid(instance: str, machine_id: str, taken: Collection[int]) -> int:
-    """The uid for a guest's QEMU: the same for the same id unless another process has it already."""
+    """The uid for a guest's QEMU: the same for the same id unless another process has it."""
     base = UID_BASE + int(instance, 16) % UID_SLICES * UIDS_PER_SLICE
     first = int.from_bytes(hashlib.sha256(machine_id.encode()).digest()[:4])
     for step in range(UIDS_PER_SLICE):

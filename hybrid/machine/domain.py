@@ -175,7 +175,7 @@ class Rng:
 
 @dataclass(frozen=True)
 class Balloon:
-    """The memory balloon, or, with ``present`` False, libvirt's way of leaving its default one out."""
+    """The memory balloon; with ``present`` False, libvirt's way of leaving its default one out."""
 
     present: bool
     free_page_reporting: bool = True

@@ -4,6 +4,7 @@ configuration.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -42,7 +43,7 @@ def namespaces(pid: int | str) -> dict[str, int]:
 def device_model(arguments: list[str]) -> list[str]:
     """The drivers of all ``-device`` options of a QEMU command line, sorted, each once."""
     drivers = set()
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in itertools.pairwise(arguments):
         if option == "-device":
             drivers.add(
                 str(json.loads(value).get("driver"))
@@ -54,7 +55,7 @@ def device_model(arguments: list[str]) -> list[str]:
 
 def accelerator(arguments: list[str]) -> str:
     """``kvm`` or ``tcg``: what the QEMU command line says runs the guest."""
-    for option, value in zip(arguments, arguments[1:], strict=False):
+    for option, value in itertools.pairwise(arguments):
         if option == "-accel":
             return value.partition(",")[0]
     return "tcg"

@@ -106,7 +106,7 @@ class Hypervisor:
         self._stopped = handler
 
     def on_port(self, handler: PortHandler) -> None:
-        """Call ``handler(domain name, open)`` when a guest opens or closes its virtio-serial port."""
+        """Call ``handler(domain name, open)`` when a guest opens or closes its agent port."""
         self._port = handler
 
     async def open(self) -> None:

@@ -38,7 +38,7 @@ def qemu(arch: str) -> str:
 
 
 def probe_command(program: str, arch: str, kernel: Path) -> list[str]:
-    """A QEMU that boots ``kernel`` under KVM, prints its console, and ends when the kernel panics."""
+    """A QEMU that boots ``kernel`` under KVM, prints its console, and ends with the panic."""
     return [
         program,
         *("-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"),

@@ -55,7 +55,7 @@ class OrphanReaper:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """While this is held a thread looks for dead orphans. Any thread may hold it, many at once."""
+        """While this is held a thread looks for dead orphans. Many threads may hold it at once."""
         with self._lock:
             self._users += 1
             if self._users == 1:

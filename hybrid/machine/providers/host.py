@@ -68,7 +68,9 @@ class HostProvider:
             pid = self._running()
             if pid is None:
                 return
-            if self._copy().name not in _command_line(pid) and await self._idle():
+            record = self._record()
+            changed = record is not None and record[2] != str(self._copy())
+            if changed and await self._idle():
                 log.info("replacing the host's agent (pid %d): its program changed", pid)
                 await self._stop(pid)
             else:
@@ -147,13 +149,20 @@ class HostProvider:
         if machine_id != MACHINE_ID:
             raise NotFound(f"no such machine on the host provider: {machine_id}")
 
-    def _running(self) -> int | None:
-        """The agent's pid. A number that now belongs to another process does not count."""
+    def _record(self) -> tuple[int, str, str] | None:
+        """Pid, start time and program of the agent that was started last."""
         try:
-            pid = int(self._pid_file.read_text())
+            pid, started, program = self._pid_file.read_text().rstrip("\n").split(" ", 2)
+            return int(pid), started, program
         except (OSError, ValueError):
             return None
-        return pid if str(self._socket) in _command_line(pid) else None
+
+    def _running(self) -> int | None:
+        """The agent's pid. A number that now belongs to another process does not count."""
+        record = self._record()
+        if record is not None and _start_time(record[0]) == record[1] != "-":
+            return record[0]
+        return None
 
     def _copy(self) -> Path:
         digest = hashlib.sha256(self._agent.read_bytes()).hexdigest()[:16]
@@ -165,14 +174,15 @@ class HostProvider:
             self._watch(pid)
             return
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._directory.chmod(0o700)
+        # Containers, whose root is nobody here, have to get through to their root file systems.
+        self._directory.chmod(0o711)
         for stale in self._directory.glob("agent-*.pyz"):
             stale.unlink()
         self._socket.unlink(missing_ok=True)
         program = self._copy()
         shutil.copyfile(self._agent, program)
         pid = self._spawn(program)
-        self._pid_file.write_text(str(pid))
+        self._pid_file.write_text(f"{pid} {_start_time(pid)} {program}\n")
         self._watch(pid)
         await self._wait_ready(pid)
 
@@ -291,11 +301,12 @@ class _Watch:
             self._descriptor = -1
 
 
-def _command_line(pid: int) -> str:
-    """Its arguments; "" for a process that is gone (or a zombie)."""
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat: with it a pid is unique until the next boot; "-" of the dead."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-    return ""
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "-" if fields[0] in "ZX" else fields[19]
+    return "-"
 
 
 def _reap(pid: int) -> None:

@@ -1,0 +1,297 @@
+"""Directories of this host for guests: one sandboxed virtiofsd a share.
+
+Two kinds. A named volume is served by root of the host, for the whole id range is the volume's own,
+from a directory that nobody else can enter. A bind mount is served with no more rights than the
+caller has: the server is root of a user namespace in which 0 is the caller and 1… are the caller's
+subordinate ids, if it has any; so it is the host's kernel that refuses what the caller may not do.
+
+Servers outlive the process that started them, as guests do; ``open`` adopts them by their pid
+files. A server ends by itself when its guest is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import resource
+import signal
+import socket as sockets
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hybrid.errors import Conflict, NotFound, Unavailable
+from hybrid.machine import spawn
+from hybrid.machine.access import let_through
+from hybrid.machine.console import printable
+from hybrid.machine.spawn import IdMaps
+from hybrid.paths import SOCKET_PATH_MAX, Paths, checked
+
+LostCallback = Callable[[str, str, str], None]
+
+_WAITING = b"Waiting for vhost-user socket connection"
+_START = 10.0  # seconds for a server to be ready
+_POLL = 0.01
+_STOP = 5.0  # seconds for a killed server to be gone
+_MAX_FILES = 1_000_000
+_MAX_LOG = 4 << 10
+_SUBORDINATE_IDS = 65535
+
+
+@dataclass(frozen=True)
+class ServerRecord:
+    """A server's pid file. ``started`` (clock ticks since boot) tells its pid from a later one."""
+
+    machine_id: str
+    tag: str
+    socket: str
+    pid: int
+    started: int
+
+
+@dataclass
+class _Server:
+    record: ServerRecord
+    pidfd: int
+    gone: asyncio.Event
+    stopping: bool = False
+
+
+def start_time(stat: str) -> int:
+    """Field 22 of /proc/PID/stat."""
+    return int(stat[stat.rfind(")") + 2 :].split()[19])
+
+
+def arguments(virtiofsd: list[str], directory: Path, max_files: int, read_only: bool) -> list[str]:
+    """The server's command line; its listening socket is descriptor 3."""
+    return [
+        *virtiofsd,
+        f"--fd={spawn.INHERITED}",
+        f"--shared-dir={directory}",
+        "--sandbox=namespace",
+        "--seccomp=kill",
+        # Extended attributes carry file capabilities. Device nodes have no place in a share.
+        *("--xattr", "--modcaps=-mknod"),
+        f"--rlimit-nofile={max_files}",
+        *(["--readonly"] if read_only else []),
+    ]
+
+
+def subordinate_range(text: str, user: str, uid: int) -> tuple[int, int] | None:
+    """The user's first (start, count) in a subuid(5) or subgid(5) file."""
+    for line in text.splitlines():
+        name, _, numbers = line.strip().partition(":")
+        start, _, count = numbers.partition(":")
+        if name in (user, str(uid)) and start.isdigit() and count.isdigit() and int(count) > 0:
+            return int(start), min(int(count), _SUBORDINATE_IDS)
+    return None
+
+
+def id_map(own: int, subordinate: tuple[int, int] | None) -> str:
+    """The text for /proc/PID/uid_map or gid_map."""
+    lines = [f"0 {own} 1"]
+    if subordinate is not None:
+        lines.append(f"1 {subordinate[0]} {subordinate[1]}")
+    return "\n".join(lines) + "\n"
+
+
+class ShareServer:
+    """Starts, adopts and stops the servers. ``virtiofsd`` is the program's argument prefix."""
+
+    def __init__(self, paths: Paths, virtiofsd: list[str]) -> None:
+        self._paths = paths
+        self._virtiofsd = virtiofsd
+        self._servers: dict[tuple[str, str], _Server] = {}
+        self._callbacks: list[LostCallback] = []
+
+    def __repr__(self) -> str:
+        return f"<ShareServer {sorted(tag for _, tag in self._servers)}>"
+
+    def on_lost(self, callback: LostCallback) -> None:
+        """Call ``callback(machine id, tag, reason)`` when a server ends that nobody stopped.
+
+        A server also ends when its guest does; after an adoption that looks the same. In a guest
+        that still runs all I/O on the share hangs from now on: QEMU cannot be given another server,
+        and Linux has no abort for virtiofs. The guest has to be destroyed.
+        """
+        self._callbacks.append(callback)
+
+    async def open(self) -> None:
+        """Takes over the servers of an earlier process; removes what dead ones left."""
+        volumes = self._paths.root / "volumes"
+        volumes.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A volume may hold set-user-id programs that a guest wrote: no user of the host may reach
+        # them.
+        volumes.chmod(0o700)
+        for file in sorted((self._paths.run / "m").glob("*/*.pid")):
+            try:
+                record = ServerRecord(**json.loads(file.read_text()))
+                server = self._watch(record)
+            except (OSError, ValueError, TypeError, KeyError):
+                server = None
+            if server is None:
+                _remove_files(file.parent, file.stem)
+
+    async def close(self) -> None:
+        """Lets go; the servers serve on."""
+        for server in self._servers.values():
+            self._release(server)
+        self._servers.clear()
+
+    async def serve(
+        self,
+        machine_id: str,
+        tag: str,
+        directory: Path,
+        socket: Path,
+        *,
+        owner: tuple[int, int] | None,
+        read_only: bool,
+    ) -> None:
+        """Serves ``directory`` on ``socket``, which is the provider's to hand to the guest.
+
+        ``owner`` is the (uid, gid) whose rights bound the share; None (a named volume) and root
+        have all. Conflict when the machine has that tag already; Unavailable, with the server's own
+        words, when it does not start.
+        """
+        if (machine_id, tag) in self._servers:
+            raise Conflict(f"machine {machine_id[:12]} already has a share {tag}")
+        if not directory.is_dir():
+            raise NotFound(f"cannot share {directory}: it is not a directory")
+        if len(os.fsencode(socket)) > SOCKET_PATH_MAX:
+            raise Unavailable(f"the path {socket} is too long for a socket: use a shorter --root")
+        limit = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        command = arguments(self._virtiofsd, directory, limit, read_only)
+        run = self._paths.machine_run(machine_id)
+        run.mkdir(mode=0o711, parents=True, exist_ok=True)
+        log = _file(run, tag, "log")
+        with _listening(socket) as listener:
+            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner)
+        record = ServerRecord(machine_id, tag, str(socket), pid, start_time(_stat(pid)))
+        _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
+        server = self._watch(record)
+        assert server is not None, "a child is there until it is reaped"
+        try:
+            await self._ready(server, log, directory)
+        except BaseException:
+            await asyncio.shield(self._give_up(server))
+            raise
+
+    async def stop(self, machine_id: str, tag: str) -> None:
+        """Ends the server at once and removes its files; idempotent."""
+        server = self._servers.get((machine_id, tag))
+        if server is not None:
+            await self._give_up(server)
+        _remove_files(self._paths.machine_run(machine_id), tag)
+
+    async def _give_up(self, server: _Server) -> None:
+        record, server.stopping = server.record, True
+        if not server.gone.is_set():
+            # It leads a session; with it go the children of its sandbox.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(record.pid, signal.SIGKILL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(server.gone.wait(), _STOP)
+        Path(record.socket).unlink(missing_ok=True)
+        _remove_files(self._paths.machine_run(record.machine_id), record.tag)
+
+    def _spawn(
+        self, command: list[str], listener: int, log: Path, owner: tuple[int, int] | None
+    ) -> int:
+        if owner is None or owner[0] == 0:
+            return spawn.detached(command, listener, log)
+        # The server is executed as the caller: it must be able to reach the program.
+        for part in command:
+            if part.startswith(str(self._paths.root)):
+                let_through(Path(part), (self._paths.root,))
+        return spawn.in_user_namespace(command, listener, log, _maps(*owner))
+
+    def _watch(self, record: ServerRecord) -> _Server | None:
+        """Holds the process of ``record``; None if it is not there any more."""
+        try:
+            pidfd = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            return None
+        # Compared after the descriptor is held: the pid cannot come to mean another process now.
+        with contextlib.suppress(OSError):
+            if start_time(_stat(record.pid)) == record.started:
+                server = _Server(record, pidfd, asyncio.Event())
+                self._servers[record.machine_id, record.tag] = server
+                asyncio.get_running_loop().add_reader(pidfd, self._ended, server)
+                return server
+        os.close(pidfd)
+        return None
+
+    def _ended(self, server: _Server) -> None:
+        record = server.record
+        self._release(server)
+        how = "is gone"
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(record.pid, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status)
+            # A server ends well when its guest has let go of it: nobody lost anything.
+            server.stopping = server.stopping or code == 0
+            how = f"got signal {-code}" if code < 0 else f"failed (exit code {code})"
+        server.gone.set()
+        self._servers.pop((record.machine_id, record.tag), None)
+        if not server.stopping:
+            for callback in self._callbacks:
+                callback(record.machine_id, record.tag, f"the share's file server {how}")
+
+    def _release(self, server: _Server) -> None:
+        if server.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(server.pidfd)
+            os.close(server.pidfd)
+            server.pidfd = -1
+
+    async def _ready(self, server: _Server, log: Path, directory: Path) -> None:
+        """Returns when the server waits for its guest; Unavailable with its last line otherwise."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START):
+                while not server.gone.is_set():
+                    if _WAITING in log.read_bytes()[:_MAX_LOG]:
+                        return
+                    await asyncio.sleep(_POLL)
+        said = printable(log.read_bytes()[-_MAX_LOG:], 1) or "no reason given"
+        raise Unavailable(f"cannot share {directory}: {said}")
+
+
+def _file(directory: Path, tag: str, suffix: str) -> Path:
+    return directory / f"{checked(tag)}.{suffix}"
+
+
+def _remove_files(directory: Path, tag: str) -> None:
+    for suffix in ("sock", "pid", "log"):
+        _file(directory, tag, suffix).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+
+
+def _maps(uid: int, gid: int) -> IdMaps:
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    subuids, subgids = (
+        subordinate_range(file.read_text(), user, uid) if file.exists() else None
+        for file in (Path("/etc/subuid"), Path("/etc/subgid"))
+    )
+    return IdMaps(id_map(uid, subuids), id_map(gid, subgids))
+
+
+def _stat(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace")
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[int]:
+    """A Unix socket listening on ``path``, closed here afterwards: the server has its own copy."""
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as listener:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(1)
+        yield listener.fileno()
