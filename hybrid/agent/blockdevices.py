@@ -1,0 +1,102 @@
+"""Block devices: found by the serial number that the host gave them, or made from a file by a loop device."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from hybrid.errors import Internal, Unavailable
+
+_SYS = Path("/sys/block")
+_WAIT = 30.0  # seconds for a hot-plugged disk to show up
+
+# include/uapi/linux/loop.h
+_LOOP_CONFIGURE, _LOOP_CTL_GET_FREE = 0x4C0A, 0x4C82
+_LO_FLAGS_READ_ONLY, _LO_FLAGS_AUTOCLEAR = 1, 4
+_LOOP_CONFIG = struct.Struct("=II232s64x")  # fd, block_size, struct loop_info64, reserved
+_LOOP_FLAGS_OFFSET = 52  # lo_flags in struct loop_info64
+_LOOP_MAJOR = 7
+
+
+async def by_serial(serial: str) -> str:
+    """The path of the disk with that serial number; waits for one that is just being plugged in."""
+    with _uevents() as events:  # opened before looking, so that nothing is missed in between
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _WAIT
+        while True:
+            found = _find(serial)
+            if found:
+                return found
+            try:
+                async with asyncio.timeout_at(deadline):
+                    while b"SUBSYSTEM=block" not in await loop.sock_recv(events, 16384):
+                        pass
+            except TimeoutError:
+                raise Unavailable(
+                    f"no disk with serial {serial} appeared in {_WAIT:.0f} s"
+                ) from None
+            except OSError:  # ENOBUFS: events were lost, so look again
+                continue
+
+
+def _uevents() -> socket.socket:
+    """The kernel's device events (group 1; ``NETLINK_KOBJECT_UEVENT`` is protocol 15)."""
+    events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 15)
+    events.setblocking(False)
+    events.bind((0, 1))
+    return events
+
+
+def _find(serial: str) -> str | None:
+    for entry in _SYS.iterdir():
+        if _serial(entry) == serial and Path("/dev", entry.name).exists():
+            return f"/dev/{entry.name}"
+    return None
+
+
+def _serial(entry: Path) -> str:
+    """virtio-blk tells it in ``serial``, SCSI in page 0x80 of its vital product data (four bytes of header)."""
+    for name, skip in (("serial", 0), ("device/vpd_pg80", 4)):
+        try:
+            return (entry / name).read_bytes()[skip:].decode("ascii", "replace").strip("\0 \n")
+        except OSError:
+            continue
+    return ""
+
+
+def attach_loop(path: str) -> tuple[str, int]:
+    """A read-only loop device on ``path``, and a descriptor that keeps it: it goes away when that and all mounts have."""
+    backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        for _ in range(64):
+            number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
+            device = _loop_node(number)
+            descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+            info = bytearray(232)
+            struct.pack_into(
+                "=I", info, _LOOP_FLAGS_OFFSET, _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR
+            )
+            try:
+                fcntl.ioctl(descriptor, _LOOP_CONFIGURE, _LOOP_CONFIG.pack(backing, 0, bytes(info)))
+                return device, descriptor
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno != 16:  # EBUSY: another process was faster with this number
+                    raise
+        raise Internal(f"no free loop device for {path}")
+    finally:
+        os.close(control)
+        os.close(backing)
+
+
+def _loop_node(number: int) -> str:
+    device = f"/dev/loop{number}"
+    if not Path(device).exists():  # a /dev that is no devtmpfs
+        os.mknod(device, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
+    return device
