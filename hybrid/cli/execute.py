@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -102,8 +103,7 @@ def converse(client: Engine, exec_id: str, body: Json, keys: DetachKeys) -> int:
     start: Json = {"Detach": False, "Tty": body["Tty"]}
     if body["Tty"]:
         start["ConsoleSize"] = list(terminal.size())
-    stream = client.start_exec(exec_id, start)
-    try:
+    with closing(client.start_exec(exec_id, start)) as stream:
         ended = Session(
             stream,
             tty=body["Tty"],
@@ -111,8 +111,6 @@ def converse(client: Engine, exec_id: str, body: Json, keys: DetachKeys) -> int:
             resize=lambda rows, columns: client.resize_exec(exec_id, rows, columns),
             keys=keys,
         ).run()
-    finally:
-        stream.close()
     if ended.detached:
         print()
         return 0
@@ -147,20 +145,16 @@ def attach(
         return fail("the input device is not a TTY")
     keys = parse_keys(detach_keys)
     identity = str(found["Id"])
-    waited = client.wait(identity)
-    stream = client.attach(identity, stdin=stdin)
-    try:
-        ended = Session(
+    with (
+        closing(client.wait(identity)) as waited,
+        closing(client.attach(identity, stdin=stdin)) as stream,
+    ):
+        session = Session(
             stream,
             tty=tty,
             stdin=stdin,
             resize=lambda rows, columns: client.resize(identity, rows, columns),
             forward=(lambda signal: client.kill(identity, signal)) if sig_proxy else None,
             keys=keys,
-        ).run()
-    finally:
-        stream.close()
-    if ended.detached:
-        print()
-        return 0
-    return 128 + ended.signal if ended.signal else finished(waited)
+        )
+        return finished(session.run(), waited)

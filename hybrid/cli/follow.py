@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from hybrid.cli.main import USAGE, fail
 from hybrid.cli.progress import progress
-from hybrid.cli.session import DetachKeys, Session
+from hybrid.cli.session import DetachKeys, Ended, Session
 from hybrid.client.engine import Engine, exit_code
 
 if TYPE_CHECKING:
@@ -29,30 +30,30 @@ def follow(
     Attach and wait come before start, so that no output and no fast exit is lost. A user who
     interrupts the start of a ``new`` container leaves nothing behind.
     """
-    stream = client.attach(container, stdin=stdin)
-    try:
-        waited = client.wait(container, condition)
-        try:
-            with progress(f"starting {container[:12]}"):
-                client.start(container)
-        except KeyboardInterrupt:
-            if new:
-                client.remove(container, force=True, volumes=True)
-            raise
-        ended = Session(
+    with (
+        closing(client.attach(container, stdin=stdin)) as stream,
+        closing(client.wait(container, condition)) as waited,
+    ):
+        _start(client, container, new=new)
+        session = Session(
             stream,
             tty=tty,
             stdin=stdin,
             resize=lambda rows, columns: client.resize(container, rows, columns),
             forward=(lambda name: client.kill(container, name)) if sig_proxy else None,
             keys=keys,
-        ).run()
-    finally:
-        stream.close()
-    if ended.detached:
-        print()
-        return 0
-    return 128 + ended.signal if ended.signal else finished(waited)
+        )
+        return finished(session.run(), waited)
+
+
+def _start(client: Engine, container: str, *, new: bool) -> None:
+    try:
+        with progress(f"starting {container[:12]}"):
+            client.start(container)
+    except KeyboardInterrupt:
+        if new:
+            client.remove(container, force=True, volumes=True)
+        raise
 
 
 def start_attached(client: Engine, name: str, *, stdin: bool) -> int:
@@ -71,8 +72,13 @@ def start_attached(client: Engine, name: str, *, stdin: bool) -> int:
     )
 
 
-def finished(waited: Response) -> int:
-    """The exit code that a ``wait`` reports; its error goes to stderr."""
+def finished(ended: Ended, waited: Response) -> int:
+    """The exit code once the session is over: the container's, 128+n for a signal, 0 detached."""
+    if ended.detached:
+        print()
+        return 0
+    if ended.signal:
+        return 128 + ended.signal
     code, message = exit_code(waited)
     if message:
         fail(message)

@@ -165,6 +165,7 @@ class MemoryDaemon:
         self.lock = threading.RLock()
         self.http = HttpServer(path, self._answer)
         self.order: list[str] = []
+        self.made = 0
 
     @property
     def calls(self) -> list[tuple[str, str]]:
@@ -201,16 +202,15 @@ class MemoryDaemon:
         name = call.query.get("name") or f"made_up{len(self.containers)}"
         if self.find(name):
             return Reply(409, {"message": f'Conflict. The container name "/{name}" is in use'})
-        record = Record(f"{len(self.containers) + 1:064x}", name, body)
+        self.made += 1
+        record = Record(f"{self.made:064x}", name, body)
         self.containers[record.id] = record
         return Reply(201, {"Id": record.id, "Warnings": []})
 
     def list(self, call: Call) -> Reply:
-        wanted = json.loads(call.query.get("filters", "{}")).get("label", [])
         found = []
         for record in self.containers.values():
-            labels = record.body.get("Labels") or {}
-            if any(labels.get(k) != v for k, _, v in (w.partition("=") for w in wanted)):
+            if not _labelled(call, record.body):
                 continue
             if call.query.get("all") == "1" or record.status == "running":
                 found.append(self.summary(record))
@@ -370,7 +370,7 @@ class MemoryDaemon:
         return Reply(200, {"ExitCode": 3, "Running": False})
 
     def list_networks(self, call: Call) -> Reply:
-        return Reply(200, list(self.networks.values()))
+        return Reply(200, [n for n in self.networks.values() if _labelled(call, n)])
 
     def network(self, call: Call, name: str) -> Reply:
         found = [n for n in self.networks.values() if name in (n["Id"], n["Name"])]
@@ -388,7 +388,7 @@ class MemoryDaemon:
         return Reply(204)
 
     def list_volumes(self, call: Call) -> Reply:
-        return Reply(200, {"Volumes": list(self.volumes.values()), "Warnings": None})
+        return Reply(200, {"Volumes": [v for v in self.volumes.values() if _labelled(call, v)]})
 
     def volume(self, call: Call, name: str) -> Reply:
         found = self.volumes.get(name)
@@ -412,6 +412,12 @@ class MemoryDaemon:
 
     def verify(self, call: Call) -> Reply:
         return Reply(200, {"container": call.query["container"], **self.verify_report})
+
+
+def _labelled(call: Call, item: Json) -> bool:
+    wanted = json.loads(call.query.get("filters", "{}")).get("label", [])
+    labels = item.get("Labels") or {}
+    return all(labels.get(k) == v for k, _, v in (w.partition("=") for w in wanted))
 
 
 _NAME = r"([^/]+)"
