@@ -1,0 +1,290 @@
+"""Boxes behind a real OpenSSH server, with the real agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from hybrid.errors import Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
+from hybrid.host import provision
+from hybrid.host.address import parse
+from hybrid.host.connection import Connection, HostKeyTrust, target_of
+from hybrid.link.client import AgentClient
+from hybrid.machine.providers.ssh import SshProvider
+from hybrid.paths import Paths
+from hybrid.wire.messages import Facts
+
+ID = "0123456789abcdef" * 4
+Make = Callable[[], SshProvider]
+
+
+@pytest.fixture(autouse=True)
+def no_ssh_agent(monkeypatch: pytest.MonkeyPatch, box) -> None:
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    monkeypatch.setenv("HOME", str(box.home))
+
+
+@pytest.fixture
+def make(paths: Paths, agent: Path, box, place: Path) -> Make:
+    def provider() -> SshProvider:
+        return SshProvider(
+            paths, agent, home=box.home, state=str(place / "remote"), run=str(place / "rrun")
+        )
+
+    return provider
+
+
+@pytest.fixture
+async def provider(make: Make) -> AsyncIterator[SshProvider]:
+    made = make()
+    await made.open()
+    yield made
+    await made.close()
+
+
+async def boot_id(provider: SshProvider) -> str:
+    client = await AgentClient.connect(await provider.connect(ID), timeout=20)
+    try:
+        assert (await client.call(Facts())).kernel == os.uname().release
+        return client.hello.boot
+    finally:
+        await client.close()
+
+
+async def test_a_known_box(provider: SshProvider, box, place: Path) -> None:
+    box.trust()
+    facts = await provider.add(ID, box.url)
+    assert facts.uid == 0 and facts.crun and facts.python
+    assert await boot_id(provider) == await boot_id(provider)
+    (status,) = await provider.list()
+    assert status.id == ID and status.details == {"address": box.url, "connected": "true"}
+    await provider.destroy(ID)
+    assert await provider.list() == []
+    assert not list((place / "remote").iterdir())
+    with pytest.raises(NotFound):
+        await provider.connect(ID)
+
+
+async def test_an_unknown_host_key_is_shown_and_refused(provider: SshProvider, box) -> None:
+    with pytest.raises(Forbidden) as caught:
+        await provider.add(ID, box.url)
+    assert "unknown host key" in caught.value.message
+    assert box.fingerprint() in caught.value.message
+    assert "--accept-host-key" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert await provider.list() == []
+    assert not box.known_hosts.exists()
+
+
+async def test_a_host_key_that_was_accepted_is_remembered(make: Make, box) -> None:
+    first = make()
+    with pytest.raises(Forbidden, match="not the accepted SHA256:other"):
+        await first.add(ID, box.url, fingerprint="SHA256:other")
+    await first.add(ID, box.url, fingerprint=box.fingerprint())
+    boot = await boot_id(first)
+    await first.close()
+    second = make()
+    await second.open()
+    assert await boot_id(second) == boot
+    assert not box.known_hosts.exists(), "the user's own file is the user's"
+    await second.close()
+
+
+@pytest.mark.parametrize("file", ["known_hosts", "accepted"])
+async def test_a_changed_host_key_is_refused(provider: SshProvider, box, file: str) -> None:
+    if file == "known_hosts":
+        box.trust()
+    await provider.add(ID, box.url, accept_host_key=True)
+    await provider.close()
+    box.stop()
+    box.new_host_key()
+    box.start()
+    with pytest.raises(Forbidden, match="host key CHANGED") as caught:
+        await provider.connect(ID)
+    assert box.fingerprint() in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+async def test_a_changed_host_key_can_not_be_accepted_away(provider: SshProvider, box) -> None:
+    box.trust()
+    box.stop()
+    box.new_host_key()
+    box.start()
+    with pytest.raises(Forbidden, match="CHANGED"):
+        await provider.add(ID, box.url, accept_host_key=True)
+
+
+async def test_a_key_of_another_type_does_not_pass_for_an_unknown_box(
+    provider: SshProvider, box, place: Path
+) -> None:
+    kind = "ecdsa-sha2-nistp256"
+    material = "AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB9"
+    material += "nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg="
+    box.known_hosts.write_text(f"[127.0.0.1]:{box.port} {kind} {material}\n")
+    with pytest.raises(Forbidden, match="CHANGED"):
+        await provider.add(ID, box.url, accept_host_key=True)
+
+
+async def test_a_revoked_host_key_is_refused(provider: SshProvider, box) -> None:
+    box.known_hosts.write_text(f"@revoked * {box.host_key()}")
+    with pytest.raises(Forbidden, match="revoked"):
+        await provider.add(ID, box.url, accept_host_key=True)
+
+
+async def test_a_hashed_known_hosts_file(provider: SshProvider, box) -> None:
+    box.known_hosts.write_text(f"[127.0.0.1]:{box.port} {box.host_key()}")
+    os.spawnlp(os.P_WAIT, "ssh-keygen", "ssh-keygen", "-q", "-H", "-f", str(box.known_hosts))
+    assert "127.0.0.1" not in box.known_hosts.read_text()
+    await provider.add(ID, box.url)
+
+
+async def test_a_user_without_a_key_is_not_let_in(provider: SshProvider, box) -> None:
+    box.trust()
+    (box.home / ".ssh" / "id_ed25519").unlink()
+    with pytest.raises(Forbidden, match="user 'root' was not let in"):
+        await provider.add(ID, box.url)
+
+
+@pytest.mark.parametrize("missing", ["crun", "python3"])
+async def test_a_box_without_what_the_agent_needs(
+    make: Make, box, place: Path, missing: str
+) -> None:
+    """The box's programs are seen through a root where those directories hold less."""
+    box.trust()
+    provider = make()
+    async with bare_box(box, place, missing):
+        with pytest.raises(Unsupported, match=f"no {missing} there; install the package {missing}"):
+            await provider.add(ID, box.url)
+    assert await provider.list() == []
+    assert not (place / "remote").exists()
+
+
+@contextlib.asynccontextmanager
+async def bare_box(box, place: Path, missing: str) -> AsyncIterator[None]:
+    """sshd forces a command that looks for programs in one directory of links only."""
+    programs = place / "bin"
+    programs.mkdir()
+    for name in ("sh", "id", "uname", "head", "test", "python3", "crun"):
+        found = sys.executable if name == "python3" else shutil.which(name)
+        if found and name != missing:
+            (programs / name).symlink_to(os.path.realpath(found))
+    wrapper = place / "wrapper"
+    wrapper.write_text(
+        f"#!/bin/sh\nPATH={programs}; export PATH\n"
+        'exec /bin/sh -c "$(echo "$SSH_ORIGINAL_COMMAND" | /bin/sed "s/^PATH=.*//")"\n'
+    )
+    wrapper.chmod(0o755)
+    box.stop()
+    box.start(f"ForceCommand={wrapper}")
+    yield
+
+
+async def test_the_agent_survives_the_connection_and_is_reached_again(
+    provider: SshProvider, box
+) -> None:
+    box.trust()
+    await provider.add(ID, box.url)
+    client = await AgentClient.connect(await provider.connect(ID), timeout=20)
+    boot = client.hello.boot
+    box.cut()
+    await asyncio.wait_for(client.wait_closed(), 10)
+    with pytest.raises(Unavailable):
+        await client.call(Facts())
+    assert await boot_id(provider) == boot
+    box.stop()
+    with pytest.raises(Unavailable, match="refused"):
+        await provider.connect(ID)
+    box.start()
+    assert await boot_id(provider) == boot
+
+
+async def test_another_daemon_adopts_the_agent(provider: SshProvider, make: Make, box) -> None:
+    box.trust()
+    await provider.add(ID, box.url)
+    boot = await boot_id(provider)
+    await provider.close()
+    second = make()
+    await second.open()
+    assert await boot_id(second) == boot
+    await second.close()
+
+
+async def test_a_dead_agent_is_started_anew(provider: SshProvider, box, place: Path) -> None:
+    box.trust()
+    await provider.add(ID, box.url)
+    boot = await boot_id(provider)
+    pid = int((place / "remote" / ID[:12] / "pid").read_text().split()[0])
+    os.kill(pid, 9)
+    assert await boot_id(provider) != boot
+
+
+async def test_ssh_config_names_host_user_port_and_key(provider: SshProvider, box) -> None:
+    key = box.home / ".ssh" / "id_ed25519"
+    key.rename(box.home / "other_key")
+    (box.home / ".ssh" / "config").write_text(
+        f"Host nick\n  HostName 127.0.0.1\n  Port {box.port}\n  User root\n"
+        "  IdentityFile ~/other_key\n  IdentitiesOnly yes\n"
+    )
+    box.trust()
+    await provider.add(ID, "ssh://nick")
+    assert await boot_id(provider)
+
+
+async def test_addresses_that_lead_nowhere(provider: SshProvider) -> None:
+    with pytest.raises(InvalidInput):
+        await provider.add(ID, "http://box")
+    with pytest.raises(Unavailable):
+        await provider.add(ID, "ssh://root@127.0.0.1:1")
+
+
+async def test_much_data_flows_both_ways_with_bounded_buffers(provider: SshProvider, box) -> None:
+    """``cat`` on the box: what is not read stops the writer."""
+    box.trust()
+    target = target_of(parse(box.url), home=box.home)
+    connection = await Connection.open(target, HostKeyTrust(Path("/nonexistent/known_hosts")))
+    stream = await connection.stream("cat")
+    block = bytes(range(256)) * 256
+    sent = 0
+
+    async def write() -> None:
+        nonlocal sent
+        for _ in range(400):
+            await stream.write(block)
+            sent += len(block)
+
+    writer = asyncio.create_task(write())
+    await asyncio.sleep(1)
+    stalled = sent
+    assert stalled < 400 * len(block), "nobody reads, so the writer waits"
+    got = bytearray()
+    while len(got) < 400 * len(block):
+        with contextlib.suppress(TimeoutError):
+            # a read that is cancelled now and then loses nothing
+            got += await asyncio.wait_for(stream.read(50000), 0.05 if len(got) % 7 == 0 else 5)
+    await writer
+    assert got == block * 400
+    reading = asyncio.create_task(stream.read(1))
+    await asyncio.sleep(0.05)
+    await stream.close()
+    assert await reading == b""
+    await stream.close()
+    await connection.close()
+
+
+async def test_run_gives_output_errors_and_exit_code(provider: SshProvider, box) -> None:
+    box.trust()
+    target = target_of(parse(box.url), home=box.home)
+    connection = await Connection.open(target, HostKeyTrust(Path("/nonexistent/known_hosts")))
+    done = await connection.run("cat; echo oh >&2; exit 7", data=b"in")
+    assert (done.code, done.output, done.errors) == (7, b"in", "oh")
+    with pytest.raises(Unavailable, match="in time"):
+        await connection.run("sleep 30", timeout=0.3)
+    assert "rrun" not in await provision.running(connection, provision.Place(ID, "/nonexistent"))
+    await connection.close()
