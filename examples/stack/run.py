@@ -7,6 +7,7 @@ Each step finds out by itself that it has nothing to do, so that a second run ta
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-TOP = HERE.parent.parent
 HYBRID = [sys.executable, "-m", "hybrid.cli.main"]
 IMAGES = ("busybox", "postgres", "app", "nginx")
 URL_DEADLINE = 120.0
@@ -41,27 +41,30 @@ def main() -> int:
     step("proof")
     run([*hybrid, "verify", "--all"])
     url = f"http://127.0.0.1:{given.port}/"
-    step(f"{url} answers")
+    step("a note, through the front to the database and back")
+    if not json.loads(ask(url))["notes"]:
+        add_note(url, "kept behind two walls")
     print(ask(url))
+    step(f"try it: curl {url}")
     return 0
 
 
 def load_image(hybrid: list[str], name: str, root: Path | None) -> None:
     """Builds the image's archive unless its recipe is unchanged, loads it unless it is there."""
-    from hybrid.guest.recipe import build_image
-    from hybrid.paths import Paths
+    from hybrid.guest.imagebuild import build_image
+    from hybrid.paths import Paths, data_dir
 
-    archive = Paths.of(root).root / "examples" / f"{name}.tar"
-    archive.parent.mkdir(parents=True, exist_ok=True)
+    paths = Paths.of(root)
+    archive = paths.root / "examples" / f"{name}.tar"
     before = archive.stat().st_mtime_ns if archive.exists() else 0
-    build_image(TOP / "images" / name, archive, lambda text: print(f"   {text}", flush=True))
+    build_image(paths, data_dir() / "images" / name, archive, note)
     loaded = archive.with_suffix(".loaded")
-    fresh = archive.stat().st_mtime_ns != before or not loaded.exists()
-    if not fresh and present(hybrid, loaded.read_text().split()):
-        print(f"   {name} is there")
+    unchanged = loaded.exists() and archive.stat().st_mtime_ns == before
+    if unchanged and present(hybrid, loaded.read_text().split()):
+        note(f"{name} is loaded")
         return
     output = run([*hybrid, "image", "load", "-q", "-i", str(archive)], capture=True)
-    print("\n".join(f"   {line}" for line in output.splitlines()))
+    note(output.strip())
     loaded.write_text("\n".join(line.partition(": ")[2] for line in output.splitlines()))
 
 
@@ -81,6 +84,16 @@ def ask(url: str) -> str:
             if time.monotonic() > deadline:
                 sys.exit(f"{url} does not answer: {error}")
             time.sleep(0.5)
+
+
+def add_note(url: str, text: str) -> None:
+    body = json.dumps({"text": text}).encode()
+    request = urllib.request.Request(f"{url}notes", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def note(text: str) -> None:
+    print(f"   {text}", flush=True)
 
 
 def step(text: str) -> None:

@@ -99,7 +99,9 @@ def test_an_answer_before_the_whole_stream_was_read_is_seen(serve: Serve) -> Non
     thread = threading.Thread(target=refuse, args=(path,))
     thread.start()
     ready.wait(10)
-    response = Http(UnixAddress(path)).request("POST", "/", stream=(b"x" * 4096 for _ in range(10**4)))
+    response = Http(UnixAddress(path)).request(
+        "POST", "/", stream=(b"x" * 4096 for _ in range(10**4))
+    )
     assert (response.status, response.read()) == (400, b"no")
     done.set()
     thread.join()
