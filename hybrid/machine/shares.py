@@ -99,9 +99,9 @@ def id_map(own: int, subordinate: tuple[int, int] | None) -> str:
 
 
 class ShareServer:
-    """Starts, adopts and stops the servers. ``virtiofsd`` is the program's argument prefix."""
+    """Starts, adopts and stops the servers. ``virtiofsd`` gives the program's argument prefix."""
 
-    def __init__(self, paths: Paths, virtiofsd: list[str]) -> None:
+    def __init__(self, paths: Paths, virtiofsd: Callable[[], list[str]]) -> None:
         self._paths = paths
         self._virtiofsd = virtiofsd
         self._servers: dict[tuple[str, str], _Server] = {}
@@ -164,7 +164,7 @@ class ShareServer:
         if len(os.fsencode(socket)) > SOCKET_PATH_MAX:
             raise Unavailable(f"the path {socket} is too long for a socket: use a shorter --root")
         limit = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        command = arguments(self._virtiofsd, directory, limit, read_only)
+        command = arguments(self._virtiofsd(), directory, limit, read_only)
         run = self._paths.machine_run(machine_id)
         run.mkdir(mode=0o711, parents=True, exist_ok=True)
         log = _file(run, tag, "log")
