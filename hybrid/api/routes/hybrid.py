@@ -1,0 +1,154 @@
+"""hybrid's own endpoints: machines, evidence, and what this daemon is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from hybrid.api import parse, query, times
+from hybrid.api.fields import Fields
+from hybrid.api.respond import add, begin_stream, body_of, empty, engine_of, json_response
+from hybrid.engine.engine import Engine
+from hybrid.engine.machine import Machine
+from hybrid.engine.machines import GuestSize
+from hybrid.errors import InvalidInput
+
+
+def setup(app: web.Application, hybrid_version: str) -> None:
+    async def info(request: web.Request) -> web.Response:
+        engine = engine_of(request)
+        summary = await engine.system.summary()
+        return json_response(
+            {
+                "Version": hybrid_version,
+                "Root": str(engine.paths.root),
+                "Instance": engine.paths.instance,
+                "Providers": summary.providers,
+                "Machines": summary.machines,
+                "Warnings": summary.warnings,
+            }
+        )
+
+    one = "/hybrid/machines/{name}"
+    add(app, "GET", "/hybrid/info", info)
+    add(app, "GET", "/hybrid/machines", listing)
+    add(app, "POST", "/hybrid/machines", create)
+    add(app, "GET", one, inspect)
+    add(app, "DELETE", one, remove)
+    add(app, "POST", f"{one}/start", start)
+    add(app, "POST", f"{one}/stop", stop)
+    add(app, "GET", f"{one}/console", console)
+    add(app, "POST", f"{one}/exec", create_exec)
+    add(app, "GET", "/hybrid/verify", verify)
+
+
+def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
+    record = machine.record
+    containers = [engine.containers.get(key) for key in machine.users]
+    return {
+        "Id": record.id,
+        "Name": record.name,
+        "Kind": record.kind,
+        "Provider": record.provider,
+        "Features": sorted(feature.value for feature in machine.provider.features),
+        "Status": "running" if record.running else "stopped",
+        "Created": times.rfc3339(record.created_ns),
+        "Explicit": record.explicit,
+        "Profile": record.profile,
+        "Memory": record.memory,
+        "Cpus": record.cpus,
+        "Kernel": record.kernel,
+        "BootId": record.boot_id,
+        "Address": record.address,
+        "Error": record.error,
+        "Containers": [one.record.name for one in containers if one is not None],
+        "Facts": {
+            "Architecture": machine.facts.architecture,
+            "Runtime": machine.facts.runtime,
+            "Cgroup": machine.facts.cgroup,
+            "Memory": machine.facts.memory,
+            "MemoryAvailable": machine.facts.memory_available,
+            "Lockdown": machine.facts.lockdown,
+            "AgentRss": machine.facts.agent_rss,
+        }
+        if machine.facts
+        else None,
+    }
+
+
+async def listing(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    return json_response([machine_json(engine, machine) for machine in engine.machines.list()])
+
+
+async def inspect(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    return json_response(machine_json(engine, engine.machines.find(request.match_info["name"])))
+
+
+async def create(request: web.Request) -> web.Response:
+    """With ``Address``: a box reached over SSH is added; without: a guest is made. Both are up when this answers."""
+    engine = engine_of(request)
+    fields = Fields(await body_of(request, needed=True))
+    name, address = fields.text("Name"), fields.text("Address")
+    size = GuestSize(
+        memory=fields.integer("Memory"),
+        cpus=fields.integer("Cpus"),
+        profile=fields.text("Profile") or "default",
+    )
+    fields.finish()
+    if not name:
+        raise InvalidInput("a machine needs a Name")
+    if address:
+        machine = await engine.machines.add(name, address)
+    else:
+        machine = await engine.machines.create(name, size)
+    return json_response(machine_json(engine, machine), 201)
+
+
+async def remove(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    machine = engine.machines.find(request.match_info["name"])
+    await engine.machines.remove(machine, force=query.flag(request.query, "force"))
+    return empty()
+
+
+async def start(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    await engine.machines.start(engine.machines.find(request.match_info["name"]))
+    return empty()
+
+
+async def stop(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    timeout = query.integer(request.query, "t")
+    machine = engine.machines.find(request.match_info["name"])
+    await engine.machines.stop(machine, 10.0 if timeout is None else float(timeout))
+    return empty()
+
+
+async def console(request: web.Request) -> web.StreamResponse:
+    engine = engine_of(request)
+    data = await engine.machines.console(engine.machines.find(request.match_info["name"]))
+    response = await begin_stream(request, "application/octet-stream")
+    await response.write(data)
+    return response
+
+
+async def create_exec(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    machine = engine.machines.find(request.match_info["name"])
+    spec = parse.exec_spec(await body_of(request, needed=True))
+    if not spec.command:
+        raise InvalidInput("No exec command specified")
+    return json_response({"Id": engine.execs.create_on_machine(machine, spec).record.id}, 201)
+
+
+async def verify(request: web.Request) -> web.Response:
+    engine = engine_of(request)
+    container = request.query.get("container", "")
+    if not container:
+        raise InvalidInput("verify needs ?container=ID")
+    addresses = [one for one in request.query.get("addresses", "").split(",") if one]
+    return json_response(await engine.observation.evidence(container, addresses))

@@ -1,0 +1,104 @@
+"""``hybrid daemon``: locks its root, opens the engine, serves the API until SIGTERM; containers run on.
+
+Runs in the foreground and logs to standard error. One daemon a root: the pid file is locked for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from aiohttp import web
+
+from hybrid.api import app as api
+from hybrid.api.stream import front_factory
+from hybrid.daemon import config as configuration
+from hybrid.daemon import listeners, wiring
+from hybrid.errors import Conflict, HybridError
+from hybrid.paths import Paths
+
+log = logging.getLogger(__name__)
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+SHUTDOWN_TIMEOUT = 2.0
+NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
+
+
+def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) -> int:
+    """Serves until SIGTERM or SIGINT; the exit code. HybridError if it cannot start."""
+    paths = Paths.of(root)
+    paths.root.mkdir(parents=True, exist_ok=True, mode=0o711)
+    paths.run.mkdir(parents=True, exist_ok=True, mode=0o711)
+    config = configuration.load(paths.config)
+    logging.basicConfig(
+        stream=sys.stderr, level=(log_level or config.log_level).upper(), format=FORMAT
+    )
+    for noisy in NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    sockets = [listeners.parse(host) for host in hosts] or [paths.socket]
+    with _locked(paths.pid_file):
+        _become_subreaper()
+        asyncio.run(_serve(paths, config, sockets))
+    return 0
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the pid file; Conflict if another daemon does."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(descriptor, 16, 0).decode(errors="replace").strip()
+            raise Conflict(f"a daemon runs already for this root (pid {pid}, {path})") from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _become_subreaper() -> None:
+    """Orphans of our children (QEMU is daemonised by a double fork) come to us, not to a PID 1 that may not reap."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        log.warning("cannot become the subreaper: %s", os.strerror(ctypes.get_errno()))
+
+
+async def _serve(paths: Paths, config: configuration.Config, sockets: list[Path]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    engine = wiring.engine(paths, config)
+    version = wiring.version()
+    await engine.open()
+    runner = web.AppRunner(
+        api.build(engine, version), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT
+    )
+    await runner.setup()
+    assert runner.server is not None
+    servers = []
+    try:
+        for path in sockets:
+            servers.append(await listeners.listen(path, front_factory(runner.server)))
+            log.info("hybrid %s listens on unix://%s", version, path)
+        await stopping.wait()
+        log.info("stopping; containers run on")
+    finally:
+        for server in servers:
+            server.close()
+        await runner.cleanup()
+        with contextlib.suppress(HybridError):
+            await engine.close()
+        for path in sockets if servers else []:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,57 @@
+"""The only place that names concrete classes: the engine and all it stands on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+
+from hybrid.daemon.config import Config
+from hybrid.engine.engine import Engine
+from hybrid.engine.launch import Settings
+from hybrid.engine.machines import Backends
+from hybrid.guest import image as guest_image
+from hybrid.guest import tools, zipapp
+from hybrid.image.store import ImageStore
+from hybrid.machine.profile import Accelerator
+from hybrid.machine.provider import Boot, Provider
+from hybrid.machine.providers.host import HostProvider
+from hybrid.machine.providers.libvirt import LibvirtProvider
+from hybrid.machine.shares import ShareServer
+from hybrid.network.network import Networks
+from hybrid.paths import Paths
+
+log = logging.getLogger(__name__)
+UNINSTALLED = "0.0.0"
+
+
+def version() -> str:
+    """hybrid's own version."""
+    try:
+        return importlib.metadata.version("hybrid")
+    except importlib.metadata.PackageNotFoundError:
+        return UNINSTALLED
+
+
+def engine(paths: Paths, config: Config) -> Engine:
+    """The engine of one daemon; ``open`` it."""
+    agent = zipapp.build(paths.root / "agent.pyz")
+    guest: Provider = LibvirtProvider(paths, config.libvirt_uri, Accelerator(config.accelerator))
+
+    def boot() -> Boot:
+        current = guest_image.current(paths)
+        return Boot(current.kernel, current.initrd, current.root, current.command_line)
+
+    backends = Backends(
+        guest=guest,
+        host=HostProvider(paths, agent),
+        remote=None,
+        # Looked up at each use: the tools tree may be built while the daemon runs.
+        shares=ShareServer(paths, lambda: tools.tool(paths, "virtiofsd")),
+        boot=boot,
+    )
+    settings = Settings(
+        policy=config.policy,
+        host_first_id=config.host_first_id,
+        writable_size=config.writable_size,
+    )
+    return Engine(paths, settings, ImageStore(paths), Networks(paths), backends)

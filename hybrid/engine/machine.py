@@ -1,0 +1,267 @@
+"""One machine that is up: its record, the link to its agent, and which containers use which of its devices.
+
+The link heals itself: when it breaks while the machine still runs, ``keep`` makes a new one and asks the agent for all
+it knows, so that nothing that happened in between is missed. A caller in that gap waits for the new link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from hybrid.engine.container import PlainDevices, PlainDisk, PlainShare
+from hybrid.errors import HybridError, Unavailable
+from hybrid.link.client import AgentClient
+from hybrid.machine.provider import Disk, Feature, Nic, Provider
+from hybrid.wire.messages import Configure, Exited, List, MachineFacts, OutOfMemory, ProcessState, Request
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+CONNECT_TIMEOUT = 30.0
+RECONNECT_PATIENCE = 30.0
+ID_RANGE = 65536
+ENTROPY_BYTES = 64
+
+
+@dataclass
+class MachineRecord:
+    """What the store keeps. ``kind``: a guest of ours, this host, or a box reached over the network."""
+
+    id: str
+    name: str
+    kind: str  # guest, host, remote
+    provider: str
+    created_ns: int
+    profile: str = "default"
+    memory: int = 0
+    cpus: int = 0
+    explicit: bool = False  # a user made it: it outlives its containers
+    private: bool = False  # it belongs to one container
+    running: bool = False
+    agent_boot: str = ""
+    kernel: str = ""
+    boot_id: str = ""
+    error: str = ""
+    address: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class ShareUse:
+    """A directory of the host that a container sees. ``owner``: whose rights it has there (None: a volume's own)."""
+
+    tag: str
+    directory: Path
+    owner: tuple[int, int] | None
+    read_only: bool
+
+
+@dataclass
+class Devices:
+    """What one container needs from its machine."""
+
+    disks: list[Disk] = field(default_factory=list)
+    nics: list[Nic] = field(default_factory=list)
+    shares: list[ShareUse] = field(default_factory=list)
+
+
+class Listener(Protocol):
+    """Who wants to know what happens in machines (the containers' supervisor)."""
+
+    def process_exited(self, machine: Machine, state: ProcessState) -> None: ...
+
+    def out_of_memory(self, machine: Machine, container: str) -> None: ...
+
+    async def link_restored(self, machine: Machine, processes: list[ProcessState]) -> None: ...
+
+
+class Machine:
+    """A machine in use. ``lock`` serialises changes to its devices."""
+
+    def __init__(self, record: MachineRecord, provider: Provider) -> None:
+        self.record = record
+        self.provider = provider
+        self.users: dict[str, Devices] = {}
+        self.bases: dict[str, int] = {}
+        self.facts: MachineFacts | None = None
+        self.lock = asyncio.Lock()
+        self._client: AgentClient | None = None
+        self._linked = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        link = "linked" if self._linked.is_set() else "no link"
+        return f"<Machine {self.record.name} {self.record.id[:12]} {link}, {len(self.users)} users>"
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def own_kernel(self) -> bool:
+        return Feature.OWN_KERNEL in self.provider.features
+
+    def has(self, feature: Feature) -> bool:
+        return feature in self.provider.features
+
+    # --- the link ---
+
+    async def connect(self) -> None:
+        """Makes the link and gives the machine its identity. Unavailable if the agent does not answer."""
+        client = await self._new_client()
+        await self._configure(client)
+        self._use(client)
+
+    async def _new_client(self) -> AgentClient:
+        transport = await self.provider.connect(self.id)
+        return await AgentClient.connect(transport, timeout=CONNECT_TIMEOUT)
+
+    async def _configure(self, client: AgentClient) -> None:
+        ours = self.record.kind == "guest"
+        self.facts = await client.call(
+            Configure(
+                machine=self.id,
+                hostname=self.record.name if ours else "",
+                realtime_ns=time.time_ns() if ours else 0,
+                entropy=os.urandom(ENTROPY_BYTES) if ours else b"",
+                lock_down=ours,
+            )
+        )
+        self.record.kernel = self.facts.kernel
+        self.record.boot_id = self.facts.boot_id
+        self.record.agent_boot = client.hello.boot
+
+    def _use(self, client: AgentClient) -> None:
+        self._client = client
+        self._linked.set()
+
+    def keep(self, listener: Listener) -> None:
+        """Watches the link from now on; needs ``connect``."""
+        self._keeper = asyncio.create_task(self._keep(listener), name=f"link {self.record.name}")
+
+    async def _keep(self, listener: Listener) -> None:
+        while True:
+            client = self._client
+            assert client is not None
+            try:
+                async for event in client.events():
+                    if isinstance(event, Exited):
+                        listener.process_exited(self, event.state)
+                    elif isinstance(event, OutOfMemory):
+                        listener.out_of_memory(self, event.container)
+            except HybridError as error:
+                log.info("%r: %s", self, error)
+            self._linked.clear()
+            await client.close()
+            await self._heal(listener)
+
+    async def _heal(self, listener: Listener) -> None:
+        delay = 0.05
+        while True:
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, 5.0)
+            try:
+                known = self.record.agent_boot
+                await self.connect()
+                if self.record.agent_boot != known:
+                    log.warning("%r: its agent was started anew", self)
+                await listener.link_restored(self, await self.processes())
+                return
+            except HybridError as error:
+                self._linked.clear()
+                log.info("%r: no link yet: %s", self, error)
+
+    async def processes(self) -> list[ProcessState]:
+        return (await self.call(List())).processes
+
+    async def client(self) -> AgentClient:
+        """The link, waiting for it to heal if need be; Unavailable if it does not."""
+        try:
+            await asyncio.wait_for(self._linked.wait(), RECONNECT_PATIENCE)
+        except TimeoutError:
+            raise Unavailable(f"the agent of machine {self.record.name} does not answer") from None
+        assert self._client is not None
+        return self._client
+
+    async def call(self, request: Request[T], *, timeout: float | None = 60) -> T:
+        """One request to the agent; not repeated when the link breaks under it."""
+        return await (await self.client()).call(request, timeout=timeout)
+
+    async def disconnect(self) -> None:
+        """Lets go of the agent; its containers run on."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+            self._keeper = None
+        if self._client is not None:
+            await self._client.close()
+        self._linked.clear()
+
+    # --- devices ---
+
+    def in_use(self, kind: str, name: str, but: str = "") -> bool:
+        """Whether a container other than ``but`` uses the device of that kind and name."""
+        return any(
+            name in names(devices)[kind] for user, devices in self.users.items() if user != but
+        )
+
+    def take_id_range(self, container: str, first: int) -> int:
+        """The lowest free user-namespace range of this machine."""
+        taken = set(self.bases.values())
+        base = first
+        while base in taken:
+            base += ID_RANGE
+        self.bases[container] = base
+        return base
+
+
+def to_plain(devices: Devices) -> PlainDevices:
+    """The form of the devices that is stored."""
+    return PlainDevices(
+        [PlainDisk(disk.serial, str(disk.path), disk.read_only) for disk in devices.disks],
+        {nic.mac: nic.tap for nic in devices.nics},
+        [
+            PlainShare(share.tag, str(share.directory), share.read_only, *(share.owner or (-1, -1)))
+            for share in devices.shares
+        ],
+    )
+
+
+def from_plain(plain: PlainDevices) -> Devices:
+    return Devices(
+        [Disk(disk.serial, Path(disk.path), disk.read_only) for disk in plain.disks],
+        [Nic(mac, tap) for mac, tap in plain.nics.items()],
+        [
+            ShareUse(
+                share.tag,
+                Path(share.directory),
+                None if share.uid < 0 else (share.uid, share.gid),
+                share.read_only,
+            )
+            for share in plain.shares
+        ],
+    )
+
+
+def names(devices: Devices) -> dict[str, set[str]]:
+    """The devices' names by kind: serials, MACs, tags."""
+    return {
+        "disk": {disk.serial for disk in devices.disks},
+        "nic": {nic.mac for nic in devices.nics},
+        "share": {share.tag for share in devices.shares},
+    }
+
+
+async def settle(*steps: Awaitable[Any]) -> list[BaseException]:
+    """Runs all clean-up steps to their end, whatever some of them do; the errors, logged."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in errors:
+        log.warning("while cleaning up: %s", error)
+    return errors

@@ -1,0 +1,429 @@
+"""Machines: made, reached, shared by containers, adopted after a restart, and ended.
+
+A guest that a user made (``hybrid machine create``) lives until ``rm``. Every other guest lives as long as a container
+uses it: ``claim`` makes it, ``release`` by its last user ends it. This host is the machine ``host``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from hybrid.engine import names
+from hybrid.engine.events import Events
+from hybrid.engine.machine import (
+    Devices,
+    Listener,
+    Machine,
+    MachineRecord,
+    ShareUse,
+    settle,
+)
+from hybrid.engine.placement import HOST, Choice
+from hybrid.engine.store import Store
+from hybrid.errors import Conflict, HybridError, NotFound, Unavailable, Unsupported
+from hybrid.machine import profile as profiles
+from hybrid.machine.provider import Boot, MachineRequest, Provider, ShareDevice
+from hybrid.machine.shares import ShareServer
+from hybrid.paths import Paths
+from hybrid.units import MIB
+from hybrid.wire.messages import Shutdown
+
+log = logging.getLogger(__name__)
+MACHINE_ID_LENGTH = 32
+# What a guest's kernel, agent and page tables need beside its container's limit.
+GUEST_OVERHEAD = 192 * MIB
+LostCallback = Callable[[Machine, str], None]
+
+
+@dataclass(frozen=True)
+class GuestSize:
+    """What a guest of its own must have room for; 0: the profile's."""
+
+    memory: int = 0
+    cpus: int = 0
+    profile: str = "default"
+
+
+@dataclass(frozen=True)
+class Backends:
+    """What the machines are made of; the daemon's wiring fills it in."""
+
+    guest: Provider | None
+    host: Provider | None
+    remote: Provider | None
+    shares: ShareServer
+    boot: Callable[[], Boot]
+
+    def of(self, kind: str) -> Provider:
+        provider = {"guest": self.guest, "host": self.host, "remote": self.remote}[kind]
+        if provider is None:
+            raise Unsupported(f"this daemon has no provider for {kind} machines: see 'hybrid info'")
+        return provider
+
+    def all(self) -> list[Provider]:
+        return [one for one in (self.guest, self.host, self.remote) if one is not None]
+
+
+class Machines:
+    """Every machine, by id; the only caller of providers."""
+
+    def __init__(self, paths: Paths, store: Store, events: Events, backends: Backends) -> None:
+        self._paths = paths
+        self._store = store
+        self._events = events
+        self.backends = backends
+        self._machines: dict[str, Machine] = {}
+        self._listener: Listener | None = None
+        self._lost: LostCallback = lambda machine, reason: None
+        self._tasks: set[asyncio.Task[None]] = set()
+        for provider in backends.all():
+            provider.on_stopped(self._stopped)
+        backends.shares.on_lost(self._share_lost)
+
+    def watch(self, listener: Listener, lost: LostCallback) -> None:
+        """Who is told of exits, and of machines that went away by themselves."""
+        self._listener = listener
+        self._lost = lost
+
+    # --- looking ---
+
+    def list(self) -> list[Machine]:
+        return sorted(self._machines.values(), key=lambda machine: machine.record.created_ns)
+
+    def get(self, machine_id: str) -> Machine | None:
+        return self._machines.get(machine_id)
+
+    def named(self, name: str) -> str | None:
+        """The id of the machine of that name that containers may share."""
+        for machine in self._machines.values():
+            if machine.record.name == name and not machine.record.private:
+                return machine.id
+        return None
+
+    def find(self, reference: str) -> Machine:
+        return names.find(
+            reference,
+            self._machines.values(),
+            lambda machine: (machine.id, machine.record.name),
+            f"No such machine: {reference}",
+        )
+
+    # --- made and removed by users ---
+
+    async def create(self, name: str, size: GuestSize) -> Machine:
+        """A guest that outlives its containers; booted at once."""
+        names.checked_name(name)
+        self._refuse_taken(name)
+        machine = self._new("guest", name, size, explicit=True)
+        try:
+            await self.start(machine)
+        except BaseException:
+            await self._forget(machine)
+            raise
+        return machine
+
+    async def add(self, name: str, address: str) -> Machine:
+        """A box that is reached over the network: ``address`` as its provider understands it."""
+        names.checked_name(name)
+        self._refuse_taken(name)
+        machine = self._new("remote", name, GuestSize(), explicit=True)
+        machine.record.address = address
+        try:
+            await self.start(machine)
+        except BaseException:
+            await self._forget(machine)
+            raise
+        return machine
+
+    def _refuse_taken(self, name: str) -> None:
+        if any(machine.record.name == name for machine in self._machines.values()):
+            raise Conflict(f"a machine named {name} exists already")
+
+    async def start(self, machine: Machine) -> None:
+        async with machine.lock:
+            if machine.record.running:
+                return
+            await self._boot(machine, Devices())
+
+    async def stop(self, machine: Machine, timeout: float = 10.0) -> None:
+        """Ends the machine and with it all its containers."""
+        if not machine.record.running:
+            return
+        try:
+            await machine.call(Shutdown(timeout), timeout=timeout + 20)
+        except HybridError as error:
+            log.info("%r: no clean shutdown: %s", machine, error)
+        async with machine.lock:
+            await self._end(machine)
+        self._lost(machine, "its machine was stopped")
+
+    async def remove(self, machine: Machine, *, force: bool) -> None:
+        if machine.record.kind == "host":
+            raise Conflict("the machine 'host' is this host itself and cannot be removed")
+        if machine.users and not force:
+            raise Conflict(
+                f"machine {machine.record.name} is in use by {len(machine.users)} container(s): stop them first, or"
+                " use --force"
+            )
+        await self.stop(machine, timeout=10.0 if not force else 2.0)
+        await self._forget(machine)
+
+    # --- used by containers ---
+
+    async def claim(self, choice: Choice, container: str, devices: Devices, size: GuestSize) -> Machine:
+        """The machine of that choice, up, with the container's devices in it. Undo with ``release``."""
+        machine = self._reserve(choice, size)
+        machine.users[container] = Devices()
+        try:
+            async with machine.lock:
+                if machine.id not in self._machines:
+                    raise Unavailable(f"machine {machine.record.name} was just ended: try again")
+                if machine.record.running:
+                    await self._attach(machine, container, devices)
+                else:
+                    machine.users[container] = devices
+                    await self._boot(machine, devices)
+        except BaseException:
+            await asyncio.shield(self.release(machine, container))
+            raise
+        return machine
+
+    def _reserve(self, choice: Choice, size: GuestSize) -> Machine:
+        if choice.action == "existing":
+            return self._machines[choice.machine]
+        return self._new("guest", choice.name, size, private=choice.private)
+
+    async def release(self, machine: Machine, container: str) -> None:
+        """The container no longer uses the machine; what nobody uses any more is detached, or the guest ended."""
+        async with machine.lock:
+            devices = machine.users.pop(container, None)
+            machine.bases.pop(container, None)
+            if devices is None or machine.id not in self._machines:
+                return
+            if not machine.users and machine.record.kind == "guest" and not machine.record.explicit:
+                await self._end(machine, drop=devices.shares)
+                await self._forget(machine)
+            elif machine.record.running:
+                await self._detach(machine, devices)
+
+    async def _attach(self, machine: Machine, container: str, devices: Devices) -> None:
+        """Hot-plugs what the machine does not have yet; on failure ``release`` takes back what was done."""
+        provider, mine = machine.provider, machine.users[container]
+        for disk in devices.disks:
+            if not machine.in_use("disk", disk.serial, container):
+                await provider.attach_disk(machine.id, disk)
+            mine.disks.append(disk)
+        for nic in devices.nics:
+            await provider.attach_nic(machine.id, nic)
+            mine.nics.append(nic)
+        for share in devices.shares:
+            if not machine.in_use("share", share.tag, container):
+                await provider.attach_share(machine.id, await self._serve(machine, share))
+            mine.shares.append(share)
+
+    async def _detach(self, machine: Machine, devices: Devices) -> None:
+        provider = machine.provider
+        await settle(
+            *(
+                provider.detach_disk(machine.id, disk.serial)
+                for disk in devices.disks
+                if not machine.in_use("disk", disk.serial)
+            ),
+            *(provider.detach_nic(machine.id, nic.mac) for nic in devices.nics),
+        )
+        for share in devices.shares:
+            if not machine.in_use("share", share.tag):
+                await settle(provider.detach_share(machine.id, share.tag))
+                await settle(self._unserve(machine, share))
+
+    async def _serve(self, machine: Machine, share: ShareUse) -> ShareDevice:
+        socket = self._paths.machine_run(machine.id) / f"{share.tag}.sock"
+        await self.backends.shares.serve(
+            machine.id,
+            share.tag,
+            share.directory,
+            socket,
+            owner=share.owner,
+            read_only=share.read_only,
+        )
+        return ShareDevice(share.tag, socket)
+
+    async def _unserve(self, machine: Machine, share: ShareUse) -> None:
+        await self.backends.shares.stop(machine.id, share.tag)
+
+    # --- life and death ---
+
+    def _new(
+        self, kind: str, name: str, size: GuestSize, *, explicit: bool = False, private: bool = False
+    ) -> Machine:
+        provider = self.backends.of(kind)
+        profile = profiles.load(size.profile) if kind == "guest" else None
+        record = MachineRecord(
+            id=HOST if kind == "host" else names.new_id()[:MACHINE_ID_LENGTH],
+            name=name,
+            kind=kind,
+            provider=provider.name,
+            created_ns=time.time_ns(),
+            profile=size.profile,
+            memory=max(size.memory, profile.memory) if profile else 0,
+            cpus=max(size.cpus, profile.cpus) if profile else 0,
+            explicit=explicit,
+            private=private,
+        )
+        machine = Machine(record, provider)
+        self._machines[machine.id] = machine
+        self._save(machine)
+        self._events.publish("machine", "create", machine.id, {"name": name, "kind": kind})
+        return machine
+
+    async def _boot(self, machine: Machine, devices: Devices) -> None:
+        """Makes the machine run, with these devices, and links to its agent; nothing is left of it on failure."""
+        record, guest = machine.record, machine.record.kind == "guest"
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._end, machine, drop=devices.shares)
+            shares = await asyncio.gather(*(self._serve(machine, one) for one in devices.shares))
+            await machine.provider.create(
+                MachineRequest(
+                    id=record.id,
+                    name=record.name,
+                    profile=profiles.load(record.profile),
+                    memory=record.memory,
+                    cpus=record.cpus,
+                    boot=self.backends.boot() if guest else None,
+                    disks=tuple(devices.disks),
+                    nics=tuple(devices.nics),
+                    shares=tuple(shares),
+                )
+            )
+            try:
+                await machine.connect()
+            except HybridError as error:
+                raise Unavailable(await self._with_console(machine, error.message)) from error
+            undo.pop_all()
+        record.running, record.error = True, ""
+        self._save(machine)
+        self._keep(machine)
+        self._events.publish("machine", "start", machine.id, {"name": record.name})
+
+    def _keep(self, machine: Machine) -> None:
+        assert self._listener is not None
+        machine.keep(self._listener)
+
+    async def _with_console(self, machine: Machine, message: str) -> str:
+        try:
+            console = (await machine.provider.console(machine.id)).decode(errors="replace")
+        except HybridError:
+            return message
+        last = [line.strip() for line in console.splitlines() if line.strip()][-3:]
+        return f"{message}; the console's last lines: {' | '.join(last)}" if last else message
+
+    async def _end(self, machine: Machine, drop: list[ShareUse] | None = None) -> None:
+        """Stops it and frees what it has on this host. The host machine only loses its link."""
+        await settle(machine.disconnect())
+        shares = {share.tag: share for devices in machine.users.values() for share in devices.shares}
+        shares.update({share.tag: share for share in drop or []})
+        await settle(machine.provider.destroy(machine.id))
+        await settle(*(self._unserve(machine, share) for share in shares.values()))
+        if machine.record.running:
+            self._events.publish("machine", "stop", machine.id, {"name": machine.record.name})
+        machine.record.running = False
+        self._save(machine)
+
+    async def _forget(self, machine: Machine) -> None:
+        if self._machines.pop(machine.id, None) is None:
+            return
+        self._store.delete("machine", machine.id)
+        self._events.publish("machine", "destroy", machine.id, {"name": machine.record.name})
+
+    def _save(self, machine: Machine) -> None:
+        if machine.id in self._machines:
+            self._store.put("machine", machine.id, machine.record)
+
+    def _stopped(self, machine_id: str, reason: str) -> None:
+        machine = self._machines.get(machine_id)
+        if machine is None or not machine.record.running:
+            return
+        task = asyncio.create_task(self._bury(machine, reason))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _share_lost(self, machine_id: str, tag: str, reason: str) -> None:
+        """Input and output on a lost share hang for good, so its guest cannot go on."""
+        del tag
+        self._stopped(machine_id, f"its file server ended: {reason}")
+
+    async def _bury(self, machine: Machine, reason: str) -> None:
+        """A machine went away by itself: its containers are told, then what is left of it is removed."""
+        async with machine.lock:
+            if not machine.record.running:
+                return
+            log.warning("%r went away: %s", machine, reason)
+            machine.record.running = False
+            machine.record.error = reason
+            self._events.publish("machine", "die", machine.id, {"name": machine.record.name, "reason": reason})
+            await self._end(machine)
+        self._lost(machine, reason)
+
+    # --- the daemon's start and end ---
+
+    async def adopt(self) -> None:
+        """Links to the machines that outlived the last daemon, forgets those that did not, removes what has no owner."""
+        await self.backends.shares.open()
+        found: dict[str, tuple[Provider, bool, str]] = {}
+        for provider in self.backends.all():
+            await provider.open()
+            for status in await provider.list():
+                found[status.id] = (provider, status.running, status.reason)
+        for record in self._store.all("machine", MachineRecord):
+            self._machines[record.id] = Machine(record, self.backends.of(record.kind))
+        await settle(*(self._adopt_one(machine, found) for machine in list(self._machines.values())))
+        if self.named(HOST) is None and self.backends.host is not None:
+            self._new("host", HOST, GuestSize(), explicit=True)
+        for machine_id, (provider, _, _) in found.items():
+            if machine_id not in self._machines:
+                log.warning("removing machine %s: nothing is known of it", machine_id[:12])
+                await settle(provider.destroy(machine_id))
+
+    async def _adopt_one(self, machine: Machine, found: dict[str, tuple[Provider, bool, str]]) -> None:
+        if not machine.record.running:
+            return
+        _, running, reason = found.get(machine.id, (None, False, "it was gone when the daemon started"))
+        error = reason
+        if running:
+            try:
+                await machine.connect()
+                self._save(machine)
+                return
+            except HybridError as failure:
+                error = failure.message
+        log.warning("%r did not outlive the daemon: %s", machine, error)
+        machine.record.error = error
+        await self._end(machine)
+
+    def watch_adopted(self) -> None:
+        """Starts to follow the adopted machines' events; call when the containers know their machines."""
+        for machine in self._machines.values():
+            if machine.record.running:
+                self._keep(machine)
+
+    async def sweep(self) -> None:
+        """Ends the guests that no container uses and no user made."""
+        for machine in list(self._machines.values()):
+            record = machine.record
+            if record.kind == "guest" and not record.explicit and not machine.users:
+                await self._end(machine)
+                await self._forget(machine)
+
+    async def close(self) -> None:
+        await settle(*(machine.disconnect() for machine in self._machines.values()))
+        await settle(*(provider.close() for provider in self.backends.all()))
+        await settle(self.backends.shares.close())
+
+    async def console(self, machine: Machine) -> bytes:
+        return await machine.provider.console(machine.id)
