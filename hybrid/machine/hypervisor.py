@@ -92,7 +92,7 @@ class Hypervisor:
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._connection: Any = None
-        self._pool = ThreadPoolExecutor(_THREADS, "libvirt")
+        self._pool: ThreadPoolExecutor | None = None
         self._reaper = OrphanReaper()
         self._stopped: StoppedHandler = lambda _name, _ended: None
         self._port: PortHandler = lambda _name, _open: None
@@ -112,6 +112,7 @@ class Hypervisor:
     async def open(self) -> None:
         """Connects; Unavailable if that fails. Handlers must have been set."""
         self._events = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(_THREADS, "libvirt")
         await self._call(self._connect)
 
     async def close(self) -> None:
@@ -120,7 +121,9 @@ class Hypervisor:
         self._events = None
         if connection is not None:
             await self._call(lambda: connection.close())
-        self._pool.shutdown(wait=False)
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
 
     async def names(self) -> list[str]:
         """The names of all running domains, ours or not."""
@@ -216,6 +219,8 @@ class Hypervisor:
         return await self._call(work)
 
     async def _call(self, work: Callable[[], T]) -> T:
+        if self._pool is None:
+            raise Unavailable(f"not connected to libvirt ({self.uri})")
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _lifecycle_event(

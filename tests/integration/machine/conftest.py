@@ -1,4 +1,4 @@
-"""One guest a test module, made by a real provider, with what a container of it would have."""
+"""A root directory with a real provider, and guests of the built image."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ class Setting:
         return files + logs + processes + groups
 
 
-@pytest.fixture(scope="module")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
+@pytest.fixture(scope="session")
+def setting() -> Iterator[Setting]:
+    # For the session: the embedded driver can be opened at one root only in the life of a process.
     image = build_guest(BUILT, print)
     BUILT.root.chmod(0o755)
     # Guests run as other users: everything on the way to their files must let them through.
