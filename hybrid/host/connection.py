@@ -16,7 +16,7 @@ import hashlib
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -97,11 +97,11 @@ class Connection:
         Not reached.
         """
         threads = ThreadPoolExecutor(2, "ssh")
+        connecting = threads.submit(_connect, target, trust)
         try:
-            client = await asyncio.get_running_loop().run_in_executor(
-                threads, _connect, target, trust
-            )
+            client = await asyncio.shield(asyncio.wrap_future(connecting))
         except BaseException:
+            connecting.add_done_callback(_close_late)
             threads.shutdown(wait=False)
             raise
         return cls(client, threads, str(target.address))
@@ -287,8 +287,8 @@ class _KnownOnly(paramiko.MissingHostKeyPolicy):
 def _changed(target: Target, presented: str, known: str) -> str:
     return (
         f"{target.address}: its host key CHANGED: known is {known}, presented {presented};"
-        " somebody may be listening in between. If the box was set up anew, remove the old key: ssh-keygen -R"
-        f" '{target.key_name}' (or 'hybrid machine rm' and add it again)"
+        " somebody may be listening in between. If the box was set up anew, remove the old key:"
+        f" ssh-keygen -R '{target.key_name}' (or 'hybrid machine rm' and add it again)"
     )
 
 
@@ -327,6 +327,12 @@ def _connect(target: Target, trust: HostKeyTrust) -> paramiko.SSHClient:
     except Exception as error:
         client.close()
         raise _translated(error, target) from error
+
+
+def _close_late(connecting: Future[paramiko.SSHClient]) -> None:
+    """Nobody waits for it any more."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().close()
 
 
 def _translated(error: Exception, target: Target) -> HybridError:

@@ -1,9 +1,10 @@
 """Names on a network: one unprivileged dnsmasq each, listening on the gateway address only.
 
-It answers the network's own names itself, whatever the query type. Any other name without a dot is
-REFUSED, which makes a resolver ask the container's next name server: so a container on two networks
-finds the names of both, and no such name leaks to the host's resolvers. Names with a dot are
-forwarded to those, unless the network is internal.
+It answers the network's own names itself, whatever the query type. No other name without a dot is
+forwarded. With ``others`` (somebody on this network is on another one too) such a name is REFUSED,
+which makes a resolver ask the container's next name server, so that the names of both networks are
+found; without, it does not exist (NXDOMAIN), which a resolver believes at once. Names with a dot
+are forwarded to the host's resolvers, unless the network is internal.
 
 The process outlives the daemon. Files, one directory a network: ``conf``; ``hosts`` and
 ``servers``, read again on SIGHUP; ``run/pid``, which dnsmasq writes.
@@ -34,6 +35,8 @@ _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
 _NOWHERE = "255.255.255.255"
 _USERS = ("dnsmasq", "nobody")
 _TIMEOUT = 10.0
+_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
+_NOT_FOUND = 127  # setpriv(1): the program does not exist
 
 
 def configuration(network: NetworkConfig, directory: Path, resolv_conf: Path) -> str:
@@ -68,11 +71,12 @@ def hosts_file(names: Names) -> str:
     return "".join(lines)
 
 
-def servers_file(network: NetworkConfig, names: Names) -> str:
+def servers_file(network: NetworkConfig, names: Names, *, others: bool) -> str:
     """What never leaves this host: the network's own names and addresses, all plain names."""
     own = sorted({label for labels in names.values() for label in labels})
     lines = [f"server=/{label}/" for label in own]
-    lines += [f"rev-server={network.subnet}", f"server=//{_NOWHERE}", ""]
+    plain = _NOWHERE if others else ""
+    lines += [f"rev-server={network.subnet}", f"server=//{plain}", ""]
     return "\n".join(lines)
 
 
@@ -118,17 +122,27 @@ class NameServers:
         if not (directory / "hosts").exists():
             _write(directory / "hosts", "")
         if not (directory / "servers").exists():
-            _write(directory / "servers", servers_file(network, {}))
-        await _start(config)
+            _write(directory / "servers", servers_file(network, {}, others=True))
+        for pause in (*_PAUSES, None):
+            errors = await _start(config)
+            # The last one's socket lives some moments longer than its command line.
+            if pause is None or "Address already in use" not in errors:
+                break
+            await asyncio.sleep(pause)
+        if errors:
+            raise Internal(f"dnsmasq --conf-file={config}: {errors}")
         if self._running(network.id) is None:
             raise Internal(f"the name server of network {network.name} ended at once")
 
-    async def set_names(self, network: NetworkConfig, names: Names) -> None:
-        """From now on it answers these names, and only these."""
+    async def set_names(self, network: NetworkConfig, names: Names, *, others: bool) -> None:
+        """From now on it answers these names, and only these; it is started if it had died."""
         check_names(names)
+        await self.ensure(network)
         directory = self._place(network.id)
         changed = _write(directory / "hosts", hosts_file(names))
-        changed = _write(directory / "servers", servers_file(network, names)) or changed
+        changed = (
+            _write(directory / "servers", servers_file(network, names, others=others)) or changed
+        )
         pid = self._running(network.id)
         if changed and pid is not None:
             os.kill(pid, signal.SIGHUP)
@@ -187,7 +201,7 @@ def _write(path: Path, text: str) -> bool:
     return True
 
 
-async def _start(config: Path) -> None:
+async def _start(config: Path) -> str:
     """Starts it as its own user with the one capability that port 53 needs.
 
     It goes to the background when it listens.
@@ -226,14 +240,13 @@ async def _start(config: Path) -> None:
         raise Internal(
             f"dnsmasq --conf-file={config}: did not start in {_TIMEOUT:.0f} s"
         ) from error
-    if process.returncode:
-        text = errors.decode(errors="replace").strip().splitlines()
-        if process.returncode == 127 or (
-            text and "No such file" in text[-1] and "execute" in text[-1]
-        ):
-            raise Unsupported("no 'dnsmasq' program on this host: install the package dnsmasq-base")
-        reason = text[-1] if text else f"exit code {process.returncode}"
-        raise Internal(f"dnsmasq --conf-file={config}: {reason}")
+    if not process.returncode:
+        return ""
+    lines = errors.decode(errors="replace").strip().splitlines()
+    reason = lines[-1] if lines else f"exit code {process.returncode}"
+    if process.returncode == _NOT_FOUND:
+        raise Unsupported("no 'dnsmasq' program on this host: install the package dnsmasq-base")
+    return reason
 
 
 async def _terminate(pid: int) -> None:

@@ -49,6 +49,29 @@ def obstacles(listed: dict[str, Any], instance: str) -> list[str]:
     return found
 
 
+async def foreign_ports(instance: str) -> set[tuple[str, str, int]]:
+    """What other instances on this host publish: protocol, address, port."""
+    listed = json.loads(await _nft("-j", "list", "maps"))
+    return published(listed, instance)
+
+
+def published(listed: dict[str, Any], instance: str) -> set[tuple[str, str, int]]:
+    """``foreign_ports`` of an ``nft -j list maps`` answer."""
+    found = set()
+    for item in listed.get("nftables", []):
+        entry = item.get("map", {})
+        table, name = entry.get("table", ""), entry.get("name", "")
+        if not table.startswith("hybrid_") or table == table_name(instance):
+            continue
+        for key, _target in entry.get("elem", []):
+            fields = key["concat"]
+            if name == "published_everywhere":
+                found.add((fields[0], "0.0.0.0", int(fields[1])))
+            elif name == "published_at":
+                found.add((fields[0], fields[1], int(fields[2])))
+    return found
+
+
 async def _nft(*arguments: str, text: str = "") -> str:
     try:
         process = await asyncio.create_subprocess_exec(

@@ -91,10 +91,15 @@ class Networks:
                 raise Conflict(f"network {network_id[:12]} has active endpoints")
             await self._drop_network(network_id)
 
-    async def set_names(self, network_id: str, names: Mapping[str, Sequence[str]]) -> None:
-        """The network's name server answers exactly these: address → names."""
+    async def set_names(
+        self, network_id: str, names: Mapping[str, Sequence[str]], *, others: bool = True
+    ) -> None:
+        """The network's name server answers exactly these: address → names.
+
+        ``others``: some container here is on another network too (see ``hybrid.network.dns``).
+        """
         async with self._lock:
-            await self._names.set_names(self._network(network_id), names)
+            await self._names.set_names(self._network(network_id), names, others=others)
 
     async def used_subnets(self) -> list[IPv4Network]:
         """What a new network must not overlap: this host's routes, and the name servers it asks."""
@@ -168,7 +173,8 @@ class Networks:
             filled = [
                 replace(port, container_ip=port.container_ip or endpoint.ip) for port in ports
             ]
-            claimed = self._claims.claim(filled)
+            foreign = await firewall.foreign_ports(self.instance)
+            claimed = self._claims.claim(filled, foreign)
             self._endpoints[endpoint_id] = replace(endpoint, ports=endpoint.ports + tuple(claimed))
             try:
                 await self._apply()

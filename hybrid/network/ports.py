@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from hybrid.errors import Conflict, Forbidden, HybridError, Internal, InvalidInput
 from hybrid.network.model import PortMapping
 
-_Key = tuple[str, str, int]
+# protocol, address, number
+Port = tuple[str, str, int]
+_ANY = "0.0.0.0"
+_TAKEN = "port is already allocated"
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -24,17 +27,23 @@ class PortClaims:
     """All ports that this daemon holds, by protocol, address and number."""
 
     def __init__(self) -> None:
-        self._held: dict[_Key, socket.socket] = {}
+        self._held: dict[Port, socket.socket] = {}
 
     def __repr__(self) -> str:
         return f"<PortClaims {sorted(self._held)}>"
 
-    def claim(self, wanted: Iterable[PortMapping]) -> list[PortMapping]:
-        """All of them with their real ports, or none: Conflict when one is taken."""
+    def claim(
+        self, wanted: Iterable[PortMapping], foreign: Collection[Port] = ()
+    ) -> list[PortMapping]:
+        """All of them with their real ports, or none: Conflict when one is taken.
+
+        ``foreign`` are ports whose rules live although no socket holds them (a daemon of another
+        instance is away).
+        """
         done: list[PortMapping] = []
         try:
             for mapping in wanted:
-                done.append(self._claim(mapping))
+                done.append(self._claim(mapping, foreign))
         except HybridError:
             self.release(done)
             raise
@@ -53,8 +62,12 @@ class PortClaims:
             holder.close()
         self._held.clear()
 
-    def _claim(self, mapping: PortMapping) -> PortMapping:
-        address = mapping.host_ip or "0.0.0.0"
+    def _claim(self, mapping: PortMapping, foreign: Collection[Port]) -> PortMapping:
+        address = mapping.host_ip or _ANY
+        if any(
+            _overlap((mapping.protocol, address, mapping.host_port), other) for other in foreign
+        ):
+            raise Conflict(f"Bind for {address}:{mapping.host_port} failed: {_TAKEN}")
         holder = socket.socket(socket.AF_INET, _TYPES[mapping.protocol])
         try:
             if mapping.protocol == "tcp":
@@ -72,13 +85,18 @@ class PortClaims:
         return claimed
 
 
-def _key(mapping: PortMapping) -> _Key:
-    return mapping.protocol, mapping.host_ip or "0.0.0.0", mapping.host_port
+def _key(mapping: PortMapping) -> Port:
+    return mapping.protocol, mapping.host_ip or _ANY, mapping.host_port
+
+
+def _overlap(one: Port, other: Port) -> bool:
+    same_address = one[1] == other[1] or _ANY in (one[1], other[1])
+    return same_address and one[0] == other[0] and one[2] == other[2]
 
 
 def _translated(error: OSError, what: str) -> HybridError:
     if error.errno == errno.EADDRINUSE:
-        return Conflict(f"{what}: port is already allocated")
+        return Conflict(f"{what}: {_TAKEN}")
     if error.errno == errno.EADDRNOTAVAIL:
         return InvalidInput(f"{what}: this host has no such address")
     if error.errno in (errno.EACCES, errno.EPERM):

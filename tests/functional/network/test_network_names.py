@@ -88,6 +88,28 @@ async def test_a_container_on_two_networks_resolves_the_names_of_both(lab, order
     assert "1 packets received" in box.run("busybox", "ping", "-c", "1", "-W", "2", "there")
 
 
+async def test_a_plain_name_that_nobody_has(lab, upstream: Path) -> None:
+    box = await lab.attach(lab.front, 2)
+    box.name_servers(lab.front.gateway)
+    for others, answer in ((True, "REFUSED"), (False, "NXDOMAIN")):
+        await lab.networks.set_names(lab.front.id, FRONT_NAMES, others=others)
+        await settled(
+            lambda answer=answer: answer in box.run("busybox", "nslookup", "nobody", check=False)
+        )
+    assert resolve(box, "app") == "10.9.1.3"
+    assert "nobody" not in upstream.read_text()
+
+
+async def test_a_name_server_that_died_is_back_with_the_next_change(lab) -> None:
+    box = await lab.attach(lab.front, 2)
+    box.name_servers(lab.front.gateway)
+    pid = name_server(lab)
+    os.kill(pid, 9)
+    await settled(lambda: not command_line(pid))
+    await lab.networks.set_names(lab.front.id, FRONT_NAMES)
+    await settled(lambda: resolve(box, "app") == "10.9.1.3")
+
+
 async def test_other_names_are_forwarded_but_plain_ones_never_leave(lab, upstream: Path) -> None:
     box = await lab.attach(lab.front, 2)
     await lab.networks.set_names(lab.front.id, FRONT_NAMES)
@@ -135,6 +157,13 @@ async def test_what_is_no_name_is_refused(lab, name: str) -> None:
     await lab.networks.ensure_network(lab.front)
     with pytest.raises(InvalidInput):
         await lab.networks.set_names(lab.front.id, {"10.9.1.2": [name]})
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def name_server(lab) -> int:

@@ -120,6 +120,10 @@ async def test_two_instances_do_not_disturb_each_other(lab, tmp_path: Path) -> N
     assert one.ask("10.9.8.2", 80) == two.ask("10.9.1.2", 80) == "", "isolated"
     with pytest.raises(Conflict, match="already allocated"):
         await other.publish("two", [PortMapping("", port.host_port, "", 80)])
+    # Its rules live on without its daemon, and count just as much.
+    lab.networks._claims.close()
+    with pytest.raises(Conflict, match="already allocated"):
+        await other.publish("two", [PortMapping("127.0.0.1", port.host_port, "", 80)])
     await other.publish("two", [PortMapping("", 8081, "", 80)])
     assert lab.ask("127.0.0.1", 8080).startswith("one")
     assert lab.ask("127.0.0.1", 8081).startswith("two")

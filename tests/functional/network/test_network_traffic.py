@@ -98,6 +98,21 @@ async def test_a_published_port(lab, protocol: str) -> None:
     assert lab.ask("127.0.0.1", 8080, protocol) == ""
 
 
+async def test_a_udp_flow_follows_the_port_to_its_new_owner(lab) -> None:
+    one, two = await lab.attach(lab.front, 2), await lab.attach(lab.front, 3)
+    one.serve(53, "one", "udp")
+    two.serve(53, "two", "udp")
+    wanted = [PortMapping("127.0.0.1", 5353, "", 53, "udp")]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.connect(("127.0.0.1", 5353))
+        for owner, name in ((2, b"one"), (3, b"two")):
+            await lab.networks.publish(lab.endpoint(lab.front, owner), wanted)
+            client.send(b"?")
+            assert client.recv(99).startswith(name)
+            await lab.networks.unpublish(lab.endpoint(lab.front, owner))
+
+
 @pytest.mark.parametrize("bridge_netfilter", ["0", "1"])
 async def test_hairpin_with_and_without_bridge_netfilter(lab, bridge_netfilter: str) -> None:
     setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")

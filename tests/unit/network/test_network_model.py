@@ -60,9 +60,10 @@ def test_macs_that_can_not_be(mac: str) -> None:
 def test_name_server_files() -> None:
     names = {"10.9.1.10": ["web", "w"], "10.9.1.9": ["db"], "10.9.1.8": []}
     assert dns.hosts_file(names) == "10.9.1.9 db\n10.9.1.10 web w\n"
-    assert dns.servers_file(FRONT, names) == (
+    assert dns.servers_file(FRONT, names, others=True) == (
         "server=/db/\nserver=/w/\nserver=/web/\nrev-server=10.9.1.0/24\nserver=//255.255.255.255\n"
     )
+    assert dns.servers_file(FRONT, {}, others=False) == "rev-server=10.9.1.0/24\nserver=//\n"
     outside = dns.configuration(FRONT, Path("/d"), Path("/etc/resolv.conf"))
     inside = dns.configuration(CLOSED, Path("/d"), Path("/etc/resolv.conf"))
     assert "resolv-file=/etc/resolv.conf\n" in outside
