@@ -29,7 +29,9 @@ class Fields:
         if value is None:
             value = {}
         if not isinstance(value, dict):
-            raise InvalidInput(f"invalid request: {where.rstrip('.') or 'the body'} must be an object")
+            raise InvalidInput(
+                f"invalid request: {where.rstrip('.') or 'the body'} must be an object"
+            )
         self._value = value
         self._where = where
         self._taken: set[str] = set()
@@ -52,7 +54,9 @@ class Fields:
     def text(self, name: str, default: str = "") -> str:
         value: str = self._typed(name, str, "a string", default)
         if len(value) > MAX_TEXT or "\0" in value:
-            raise InvalidInput(f"invalid request: {self._where}{name} is too long or holds a NUL character")
+            raise InvalidInput(
+                f"invalid request: {self._where}{name} is too long or holds a NUL character"
+            )
         return value
 
     def integer(self, name: str, default: int = 0) -> int:
@@ -90,7 +94,9 @@ class Fields:
 
     def items(self, name: str) -> list[Fields]:
         value = self._typed(name, list, "a list", [])
-        return [Fields(item, f"{self._where}{name}[{number}].") for number, item in enumerate(value)]
+        return [
+            Fields(item, f"{self._where}{name}[{number}].") for number, item in enumerate(value)
+        ]
 
     def ignore(self, *names: str) -> None:
         """Members that mean nothing here, whatever they say."""
@@ -100,4 +106,6 @@ class Fields:
         """Unsupported, naming it, for a member that nobody asked for and that says something."""
         for name, value in self._value.items():
             if name not in self._taken and not neutral(value):
-                raise Unsupported(f"{self._where}{name} is not supported by this build: leave it out")
+                raise Unsupported(
+                    f"{self._where}{name} is not supported by this build: leave it out"
+                )

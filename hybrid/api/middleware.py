@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from hybrid.api import status, versions
+from hybrid.api.stream import Hijacked
 from hybrid.errors import HybridError
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,8 @@ def error_response(code: int, message: str) -> web.Response:
 
 
 def version_of(request: web.Request) -> tuple[int, int]:
-    return request.get(VERSION, versions.NEWEST)
+    version: tuple[int, int] = request.get(VERSION, versions.NEWEST)
+    return version
 
 
 @web.middleware
@@ -55,10 +57,13 @@ async def docker_form(request: web.Request, handler: Handler) -> web.StreamRespo
     except web.HTTPException as error:
         return error_response(error.status, error.reason or "bad request")
     except ConnectionError:
-        raise
+        log.debug("%s %s: the client went away", request.method, request.path)
+        return Hijacked()
     except Exception as error:
         log.exception("%s %s failed", request.method, request.path)
-        return error_response(500, f"unexpected: {type(error).__name__}: {error}; see the daemon's log")
+        return error_response(
+            500, f"unexpected: {type(error).__name__}: {error}; see the daemon's log"
+        )
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -13,7 +13,9 @@ from hybrid.policy import isolation
 # Members that only carry what a client remembers, or that describe Windows.
 _REMEMBERED = ("AttachStdin", "AttachStdout", "AttachStderr", "ArgsEscaped", "OnBuild")
 _LOG_DRIVERS = frozenset({"", "json-file", "local", "journald", "none"})
-_MOUNT_FLAGS = frozenset({"ro", "rw", "z", "Z", "nocopy", "rprivate", "private", "cached", "delegated", "consistent"})
+_MOUNT_FLAGS = frozenset(
+    {"ro", "rw", "z", "Z", "nocopy", "rprivate", "private", "cached", "delegated", "consistent"}
+)
 
 
 def container_spec(body: Any, caller: tuple[int, int]) -> Spec:
@@ -43,7 +45,9 @@ def container_spec(body: Any, caller: tuple[int, int]) -> Spec:
         anonymous=sorted(fields.object("Volumes")),
     )
     if not spec.image:
-        raise InvalidInput("config cannot be empty in order to create a container: Image is missing")
+        raise InvalidInput(
+            "config cannot be empty in order to create a container: Image is missing"
+        )
     fields.ignore(*_REMEMBERED)
     if fields.flag("NetworkDisabled"):
         spec.network_mode = "none"
@@ -106,7 +110,9 @@ def _host_config(host: Fields, spec: Spec, caller: tuple[int, int]) -> None:
     if host.text("VolumeDriver") not in ("", "local"):
         raise Unsupported("HostConfig.VolumeDriver is not supported by this build: only 'local' is")
     if host.raw("MemorySwappiness") not in (None, -1, 0):
-        raise Unsupported("HostConfig.MemorySwappiness is not supported by this build: leave it out")
+        raise Unsupported(
+            "HostConfig.MemorySwappiness is not supported by this build: leave it out"
+        )
     host.finish()
 
 
@@ -125,7 +131,11 @@ def _isolation(host: Fields) -> str:
 def _console(value: Any) -> list[int]:
     if value is None:
         return [0, 0]
-    if not isinstance(value, list) or len(value) != 2 or not all(type(one) is int and 0 <= one < 65536 for one in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(type(one) is int and 0 <= one < 65536 for one in value)
+    ):
         raise InvalidInput("invalid request: ConsoleSize must be two small whole numbers")
     return list(value)
 
@@ -146,10 +156,14 @@ def _ports(bindings: dict[str, Any]) -> list[Port]:
             fields = Fields(place, f"PortBindings[{key}].")
             text = fields.text("HostPort")
             if text and (not text.isdecimal() or int(text) > 65535):
-                raise InvalidInput(f"invalid host port: {text!r} (a number from 0 to 65535; ranges are not supported)")
+                raise InvalidInput(
+                    f"invalid host port: {text!r} (a number from 0 to 65535; ranges are not supported)"
+                )
             host_ip = fields.text("HostIp")
             if ":" in host_ip:
-                raise Unsupported(f"publishing on the IPv6 address {host_ip} is not supported: use an IPv4 address")
+                raise Unsupported(
+                    f"publishing on the IPv6 address {host_ip} is not supported: use an IPv4 address"
+                )
             ports.append(Port(int(number), protocol or "tcp", host_ip, int(text or "0")))
             fields.finish()
     return ports
@@ -200,7 +214,9 @@ def _logging(fields: Fields, spec: Spec) -> None:
     if unknown := sorted(spec.log_options.keys() - {"max-size", "max-file"}):
         raise Unsupported(f"log option {unknown[0]!r} is not supported by this build: leave it out")
     if spec.log_options:
-        raise Unsupported("log rotation (max-size, max-file) is not supported by this build: leave it out")
+        raise Unsupported(
+            "log rotation (max-size, max-file) is not supported by this build: leave it out"
+        )
 
 
 def _mounts(host: Fields, caller: tuple[int, int]) -> list[Mount]:
@@ -268,7 +284,7 @@ def _mount(fields: Fields, caller: tuple[int, int]) -> Mount:
     for one in (bind, volume, driver, tmpfs, fields):
         one.finish()
     if not mount.target:
-        raise InvalidInput('invalid mount config: field Target must not be empty')
+        raise InvalidInput("invalid mount config: field Target must not be empty")
     if kind == "bind" and not mount.source:
         raise InvalidInput('invalid mount config for type "bind": field Source must not be empty')
     return mount

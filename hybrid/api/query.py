@@ -69,7 +69,9 @@ def labels_match(chosen: Filters, labels: Mapping[str, str]) -> bool:
         key, equals, value = wanted.partition("=")
         return key in labels and (not equals or labels[key] == value)
 
-    return all(map(holds, chosen.get("label", []))) and not any(map(holds, chosen.get("label!", [])))
+    return all(map(holds, chosen.get("label", []))) and not any(
+        map(holds, chosen.get("label!", []))
+    )
 
 
 def any_match(values: list[str] | None, test: Callable[[str], bool]) -> bool:

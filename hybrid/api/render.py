@@ -40,7 +40,9 @@ def status_text(record: Record) -> str:
         if record.status == "paused":
             return f"{text} (Paused)"
         if record.health is not None:
-            word = "health: starting" if record.health.status == "starting" else record.health.status
+            word = (
+                "health: starting" if record.health.status == "starting" else record.health.status
+            )
             return f"{text} ({word})"
         return text
     if record.status == "restarting":
@@ -66,7 +68,9 @@ def hybrid_json(record: Record, machine: str) -> dict[str, Any]:
     }
 
 
-def inspect(record: Record, machine: str, execs: list[str], root: Path, platform: str) -> dict[str, Any]:
+def inspect(
+    record: Record, machine: str, execs: list[str], root: Path, platform: str
+) -> dict[str, Any]:
     spec = record.spec
     return {
         "Id": record.id,
@@ -149,7 +153,9 @@ def _config(spec: Spec) -> dict[str, Any]:
     }
     if spec.exposed or spec.ports:
         published = {f"{port.container_port}/{port.protocol}" for port in spec.ports}
-        config["ExposedPorts"] = {port: {} for port in sorted({*map(_port, spec.exposed), *published})}
+        config["ExposedPorts"] = {
+            port: {} for port in sorted({*map(_port, spec.exposed), *published})
+        }
     if spec.health is not None:
         config["Healthcheck"] = health_json(spec.health)
     if spec.stop_signal:
@@ -166,7 +172,10 @@ def _port(text: str) -> str:
 def host_config(spec: Spec) -> dict[str, Any]:
     limits = spec.limits
     return {
-        "Binds": [_bind_text(mount) for mount in spec.mounts if mount.kind == "bind" or mount.source] or None,
+        "Binds": [
+            _bind_text(mount) for mount in spec.mounts if mount.kind == "bind" or mount.source
+        ]
+        or None,
         "ContainerIDFile": spec.container_id_file,
         "LogConfig": {"Type": spec.log_driver, "Config": spec.log_options},
         "NetworkMode": spec.network_mode,
@@ -268,7 +277,9 @@ def port_bindings(ports: list[Port]) -> dict[str, list[dict[str, str]]]:
 def _open_ports(record: Record) -> dict[str, list[dict[str, str]] | None]:
     if not record.live:
         return {}
-    found: dict[str, list[dict[str, str]] | None] = {_port(text): None for text in record.spec.exposed}
+    found: dict[str, list[dict[str, str]] | None] = {
+        _port(text): None for text in record.spec.exposed
+    }
     for one in record.published:
         key = f"{one.container_port}/{one.protocol}"
         places = found.get(key) or []
@@ -278,7 +289,9 @@ def _open_ports(record: Record) -> dict[str, list[dict[str, str]] | None]:
 
 def endpoint_json(record: Record, name: str, endpoint: Endpoint) -> dict[str, Any]:
     asked = {"IPv4Address": endpoint.wanted_ip} if endpoint.wanted_ip else None
-    own = list(dict.fromkeys([record.name, *endpoint.aliases, record.short_id, record.spec.hostname]))
+    own = list(
+        dict.fromkeys([record.name, *endpoint.aliases, record.short_id, record.spec.hostname])
+    )
     return {
         "IPAMConfig": asked,
         "Links": None,
@@ -318,7 +331,9 @@ def network_settings(record: Record) -> dict[str, Any]:
         "IPPrefixLen": first.prefix,
         "IPv6Gateway": "",
         "MacAddress": first.mac,
-        "Networks": {name: endpoint_json(record, name, one) for name, one in _endpoints(record).items()},
+        "Networks": {
+            name: endpoint_json(record, name, one) for name, one in _endpoints(record).items()
+        },
     }
 
 
@@ -359,9 +374,13 @@ def listed(record: Record, machine: str, root: Path) -> dict[str, Any]:
         "Status": status_text(record),
         "HostConfig": {"NetworkMode": record.spec.network_mode},
         "NetworkSettings": {
-            "Networks": {name: endpoint_json(record, name, one) for name, one in _endpoints(record).items()}
+            "Networks": {
+                name: endpoint_json(record, name, one) for name, one in _endpoints(record).items()
+            }
         },
-        "Mounts": [mount_json(mount, root) for mount in record.spec.mounts if mount.kind != "tmpfs"],
+        "Mounts": [
+            mount_json(mount, root) for mount in record.spec.mounts if mount.kind != "tmpfs"
+        ],
         "Hybrid": {
             "Isolation": record.spec.isolation or "vm",
             "Machine": machine,

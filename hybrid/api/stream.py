@@ -21,7 +21,9 @@ from aiohttp.web_request import BaseRequest
 from hybrid.errors import Internal, Unavailable
 from hybrid.wire import journal
 
-HIJACKED = re.compile(rb"POST\s+(?:/v[\d.]+)?/+(?:containers/[^/\s?]+/attach|exec/[^/\s?]+/start)[?\s]")
+HIJACKED = re.compile(
+    rb"POST\s+(?:/v[\d.]+)?/+(?:containers/[^/\s?]+/attach|exec/[^/\s?]+/start)[?\s]"
+)
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,10})[ \t]*\r\n", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:[^\r\n]*chunked", re.IGNORECASE)
 HEAD_END = b"\r\n\r\n"

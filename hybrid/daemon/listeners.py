@@ -28,7 +28,9 @@ def parse(host: str) -> Path:
     if not separator or scheme != "unix" or not rest.startswith("/"):
         raise InvalidInput(f"invalid --host {host!r}: use unix:///PATH")
     if len(os.fsencode(rest)) > SOCKET_PATH_MAX:
-        raise InvalidInput(f"invalid --host {host!r}: a socket's path has at most {SOCKET_PATH_MAX} bytes")
+        raise InvalidInput(
+            f"invalid --host {host!r}: a socket's path has at most {SOCKET_PATH_MAX} bytes"
+        )
     return Path(rest)
 
 

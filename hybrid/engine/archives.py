@@ -35,7 +35,9 @@ class Archives:
         return await machine.call(StatPath(container.id, path))
 
     @asynccontextmanager
-    async def get(self, reference: str, path: str) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
+    async def get(
+        self, reference: str, path: str
+    ) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
         """What is at ``path``, and a tar of it."""
         container, machine = self._running(reference)
         client = await machine.client()

@@ -56,7 +56,9 @@ class Attachment:
 
     async def output(self, *, follow: bool = True) -> AsyncIterator[list[journal.Record]]:
         """What the container writes from here on (or has written), in batches, to the end of its run."""
-        async for records in self._log.records(self._place, follow=self._follow if follow else None):
+        async for records in self._log.records(
+            self._place, follow=self._follow if follow else None
+        ):
             yield records
 
     def input(self) -> Input:

@@ -33,7 +33,9 @@ async def send_blobs(machine: Machine, paths: Sequence[Path]) -> list[str]:
 async def _send(machine: Machine, path: Path, name: str) -> None:
     client = await machine.client()
     stream = client.open()
-    put = asyncio.create_task(client.call(PutBlob(name, path.stat().st_size, stream.id), timeout=None))
+    put = asyncio.create_task(
+        client.call(PutBlob(name, path.stat().st_size, stream.id), timeout=None)
+    )
     try:
         with path.open("rb") as file:
             while data := await asyncio.to_thread(file.read, CHUNK):

@@ -57,15 +57,15 @@ def joined_containers(spec: Spec) -> list[str]:
     return [mode.partition(":")[2] for mode in modes if mode.startswith("container:")]
 
 
-def mounts(
-    wanted: Sequence[Mount], directories: dict[str, Path], *, by_share: bool
-) -> Mounts:
+def mounts(wanted: Sequence[Mount], directories: dict[str, Path], *, by_share: bool) -> Mounts:
     """``directories``: where the volumes are. ``by_share``: through a file server, else as directories of this host."""
     found = Mounts()
     for mount in wanted:
         if mount.kind == "tmpfs":
             found.requests.append(
-                MountRequest("tmpfs", mount.target, mount.read_only, options=",".join(mount.options))
+                MountRequest(
+                    "tmpfs", mount.target, mount.read_only, options=",".join(mount.options)
+                )
             )
             continue
         source, subpath, use = _source(mount, directories, by_share)
@@ -81,7 +81,9 @@ def mounts(
             )
         )
         populate = mount.kind == "volume" and mount.copy
-        found.shares.append(Share(source, subpath, populate=populate, id_mapped=_id_mapped(mount, by_share)))
+        found.shares.append(
+            Share(source, subpath, populate=populate, id_mapped=_id_mapped(mount, by_share))
+        )
     return found
 
 
@@ -175,7 +177,9 @@ def spec_request(
     )
 
 
-def files(record: Record, joined: Sequence[Joined], host_resolv_conf: str, host_hosts: str) -> dict[str, str]:
+def files(
+    record: Record, joined: Sequence[Joined], host_resolv_conf: str, host_hosts: str
+) -> dict[str, str]:
     """``/etc/hosts``, ``/etc/hostname`` and ``/etc/resolv.conf`` of the container."""
     spec = record.spec
     kind, _ = network_kind(spec)

@@ -17,7 +17,9 @@ from typing import Any, Literal
 
 from hybrid.errors import Conflict
 
-Status = Literal["created", "starting", "running", "paused", "restarting", "removing", "exited", "dead"]
+Status = Literal[
+    "created", "starting", "running", "paused", "restarting", "removing", "exited", "dead"
+]
 
 # verb → the statuses it may start from
 STEPS: dict[str, tuple[frozenset[str], Status]] = {
@@ -255,7 +257,9 @@ class Record:
     provider: str = ""
     kernel: str = ""
     id_base: int = 0  # first id of the user-namespace range in its machine; 0: none
-    process: dict[str, Any] = field(default_factory=dict)  # OCI process, whose confinement execs take over
+    process: dict[str, Any] = field(
+        default_factory=dict
+    )  # OCI process, whose confinement execs take over
     devices: PlainDevices = field(default_factory=PlainDevices)
 
     def step(self, verb: str) -> None:

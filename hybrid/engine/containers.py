@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hybrid.engine import bundle, health, names, restart, signals
 from hybrid.engine.attach import Attachment
-from hybrid.engine.container import Endpoint, Limits, Mount, Record, Restart, Spec
+from hybrid.engine.container import Endpoint, HealthCheck, Limits, Mount, Record, Restart, Spec
 from hybrid.engine.events import Events
 from hybrid.engine.images import Images
 from hybrid.engine.launch import Launcher, Settings
@@ -21,7 +21,15 @@ from hybrid.engine.output import Log
 from hybrid.engine.store import Store
 from hybrid.engine.supervise import Supervisor
 from hybrid.engine.volumes import Volumes
-from hybrid.errors import Conflict, Forbidden, HybridError, InvalidInput, NotFound, NotModified, Unsupported
+from hybrid.errors import (
+    Conflict,
+    Forbidden,
+    HybridError,
+    InvalidInput,
+    NotFound,
+    NotModified,
+    Unsupported,
+)
 from hybrid.image.config import ImageConfig
 from hybrid.paths import Paths
 from hybrid.policy import isolation as isolations
@@ -56,7 +64,12 @@ class Containers:
             self._add(record)
 
     def wire(
-        self, images: Images, volumes: Volumes, networks: Networks, launcher: Launcher, supervisor: Supervisor
+        self,
+        images: Images,
+        volumes: Volumes,
+        networks: Networks,
+        launcher: Launcher,
+        supervisor: Supervisor,
     ) -> None:
         """Gives it the nouns that themselves need the containers."""
         self._images = images
@@ -66,7 +79,9 @@ class Containers:
         self.supervisor = supervisor
 
     def _add(self, record: Record) -> Container:
-        container = Container(record, Log(self._paths.container_log(record.id), self._store, record.id))
+        container = Container(
+            record, Log(self._paths.container_log(record.id), self._store, record.id)
+        )
         self._containers[record.id] = container
         self._names[record.name] = record.id
         return container
@@ -76,7 +91,7 @@ class Containers:
     def records(self) -> Iterable[Record]:
         return [container.record for container in self._containers.values()]
 
-    def list(self) -> list[Container]:
+    def all(self) -> list[Container]:
         """Newest first."""
         return sorted(self._containers.values(), key=lambda one: -one.record.created_ns)
 
@@ -169,10 +184,14 @@ class Containers:
         requests = [
             mount_rules.MountRequest("tmpfs", mount.target, options=",".join(mount.options))
             if mount.kind == "tmpfs"
-            else mount_rules.MountRequest("share", mount.target, share=0, propagation=mount.propagation)
+            else mount_rules.MountRequest(
+                "share", mount.target, share=0, propagation=mount.propagation
+            )
             for mount in record.spec.mounts
         ]
-        request = bundle.spec_request(record, profile, None, requests, id_base=100_000, cgroup_path="")
+        request = bundle.spec_request(
+            record, profile, None, requests, id_base=100_000, cgroup_path=""
+        )
         runtime_spec.build(request)
         for mount in record.spec.mounts:
             if mount.kind == "bind":
@@ -189,12 +208,15 @@ class Containers:
         if not source.exists():
             if not mount.create_source:
                 raise InvalidInput(
-                    'invalid mount config for type "bind": bind source path does not exist: ' + mount.source
+                    'invalid mount config for type "bind": bind source path does not exist: '
+                    + mount.source
                 )
             try:
                 source.mkdir(parents=True)
             except OSError as error:
-                raise InvalidInput(f"cannot make the bind source {source}: {error.strerror}") from error
+                raise InvalidInput(
+                    f"cannot make the bind source {source}: {error.strerror}"
+                ) from error
         mount.source = str(source.resolve())
 
     def _mounts(self, spec: Spec) -> list[Mount]:
@@ -214,12 +236,11 @@ class Containers:
     def _endpoints(self, spec: Spec) -> dict[str, Endpoint]:
         kind, _ = bundle.network_kind(spec)
         if kind != "own":
-            if spec.networks_asked and kind != "host":
-                asked = [name for name in spec.networks_asked if name != spec.network_mode]
-                if asked:
-                    raise InvalidInput(
-                        "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
-                    )
+            others = spec.networks_asked.keys() - {spec.network_mode}
+            if others and kind != "host":
+                raise InvalidInput(
+                    "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+                )
             return {}
         if spec.network_mode in ("", "default"):
             spec.network_mode = DEFAULT
@@ -279,15 +300,23 @@ class Containers:
             await self.unpause(reference)
         exit_code = container.next_exit()
         number = signals.parse(signal_text or record.spec.stop_signal or STOP_SIGNAL)
-        await self._signal_and_wait(container, number, exit_code, None if timeout < 0 else float(timeout))
+        await self._signal_and_wait(
+            container, number, exit_code, None if timeout < 0 else float(timeout)
+        )
         if not exit_code.done():
             await self._signal_and_wait(container, KILL, exit_code, KILL_PATIENCE)
         if not exit_code.done():
-            raise Conflict(f"container {record.id} did not end after SIGKILL: see 'hybrid machine console'")
+            raise Conflict(
+                f"container {record.id} did not end after SIGKILL: see 'hybrid machine console'"
+            )
         self.publish(record, "stop", {})
 
     async def _signal_and_wait(
-        self, container: Container, number: int, exit_code: asyncio.Future[int], timeout: float | None
+        self,
+        container: Container,
+        number: int,
+        exit_code: asyncio.Future[int],
+        timeout: float | None,
     ) -> None:
         if container.run is not None:
             try:
@@ -297,7 +326,9 @@ class Containers:
                 log.info("%r ended before the signal", container)
         await asyncio.wait([exit_code], timeout=timeout)
 
-    async def restart(self, reference: str, timeout: int | None = None, signal_text: str = "") -> None:
+    async def restart(
+        self, reference: str, timeout: int | None = None, signal_text: str = ""
+    ) -> None:
         container = self.find(reference)
         try:
             await self.stop(container.id, timeout, signal_text)
@@ -340,7 +371,11 @@ class Containers:
         container = self.find(reference)
         if condition == "removed":
             return container.removal()
-        if condition == "not-running" and not container.record.live and container.record.status != "restarting":
+        if (
+            condition == "not-running"
+            and not container.record.live
+            and container.record.status != "restarting"
+        ):
             done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             done.set_result(container.record.exit_code)
             return done
@@ -373,11 +408,15 @@ class Containers:
         """New limits (only the fields that are set count) and restart policy; applied to the running container."""
         container = self.find(reference)
         record = container.record
-        merged = Limits(**{**vars(record.spec.limits), **{k: v for k, v in vars(limits).items() if v}})
+        merged = Limits(
+            **{**vars(record.spec.limits), **{k: v for k, v in vars(limits).items() if v}}
+        )
         if policy is not None:
             restart.checked(policy.name, policy.maximum)
             if record.spec.auto_remove and policy.name != "no":
-                raise Conflict("Restart policy cannot be updated because AutoRemove is enabled for the container")
+                raise Conflict(
+                    "Restart policy cannot be updated because AutoRemove is enabled for the container"
+                )
         run = container.run
         cgroup = run.machine.facts.cgroup if run is not None and run.machine.facts else "v2"
         profile = profiles.load(self._settings.policy)
@@ -409,7 +448,9 @@ class Containers:
             advice = (
                 "unpause and then stop" if state == "paused" else "stop"
             ) + " the container before removing or force remove"
-            raise Conflict(f'cannot remove container "/{record.name}": container is {state}: {advice}')
+            raise Conflict(
+                f'cannot remove container "/{record.name}": container is {state}: {advice}'
+            )
         self._removing.add(record.id)
         try:
             if record.live:
@@ -446,7 +487,9 @@ class Containers:
             record.step("remove")
             self.save(record)
             container.log.forget()
-            await asyncio.to_thread(shutil.rmtree, self._paths.container(record.id), ignore_errors=True)
+            await asyncio.to_thread(
+                shutil.rmtree, self._paths.container(record.id), ignore_errors=True
+            )
             anonymous = [mount.source for mount in record.spec.mounts if mount.anonymous]
             del self._containers[record.id]
             self._names.pop(record.name, None)
@@ -461,7 +504,9 @@ class Containers:
 
     # --- networks ---
 
-    async def connect(self, network_reference: str, reference: str, settings: dict[str, object]) -> None:
+    async def connect(
+        self, network_reference: str, reference: str, settings: dict[str, object]
+    ) -> None:
         """Adds the container, which must not be running, to a network."""
         container, network = self.find(reference), self._networks.find(network_reference)
         record = container.record
@@ -489,7 +534,9 @@ class Containers:
                 return
             raise Forbidden(f"container {record.id} is not connected to network {network.name}")
         if record.live:
-            raise Unsupported("disconnecting a running container is not supported yet: stop it first")
+            raise Unsupported(
+                "disconnecting a running container is not supported yet: stop it first"
+            )
         del record.endpoints[network.name]
         self.save(record)
 
@@ -516,4 +563,4 @@ def _merge(spec: Spec, image: ImageConfig, container_id: str) -> None:
     spec.exposed = sorted({*image.exposed_ports, *spec.exposed})
     spec.anonymous = sorted({*image.volumes, *spec.anonymous})
     own = image.healthcheck
-    spec.health = health.merge(health.HealthCheck(**own) if own else None, spec.health)
+    spec.health = health.merge(HealthCheck(**own) if own else None, spec.health)

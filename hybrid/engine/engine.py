@@ -76,7 +76,7 @@ class Engine:
         await self.machines.adopt()
         await self.networks.reconcile()
         self.execs.adopt(self.machines.get)
-        containers = self.containers.list()
+        containers = self.containers.all()
         await settle(*(self._supervisor.adopt(container) for container in containers))
         await self.machines.sweep()
         self.machines.watch_adopted()
@@ -89,7 +89,7 @@ class Engine:
 
     async def close(self) -> None:
         """Lets go of everything; containers, guests and networks run on."""
-        await self._supervisor.close(self.containers.list())
+        await self._supervisor.close(self.containers.all())
         await self.execs.close()
         await self.machines.close()
         await self._fabric.close()

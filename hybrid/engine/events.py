@@ -66,7 +66,9 @@ class Events:
         with self._subscription() as queue:
             past = list(self._history) if since_ns is not None else []
             for event in past:
-                if event.time_ns >= (since_ns or 0) and (until_ns is None or event.time_ns <= until_ns):
+                if event.time_ns >= (since_ns or 0) and (
+                    until_ns is None or event.time_ns <= until_ns
+                ):
                     yield event
             seen = past[-1].time_ns if past else 0
             while True:

@@ -91,7 +91,7 @@ class Prover:
         if not networks:
             return []
         found = []
-        for other in self._containers.list():
+        for other in self._containers.all():
             if not other.record.live or networks & set(other.record.endpoints):
                 continue
             for endpoint in other.record.endpoints.values():

@@ -23,7 +23,7 @@ from hybrid.engine.live import Container
 from hybrid.engine.machine import Machine, settle
 from hybrid.engine.store import Store
 from hybrid.errors import Conflict, HybridError, InvalidInput, NotFound
-from hybrid.policy.process import ExecRequest, exec_process
+from hybrid.policy.process import DEFAULT_PATH, ExecRequest, exec_process
 from hybrid.wire import journal
 from hybrid.wire.messages import (
     AckOutput,
@@ -127,8 +127,12 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return self._execs[exec_id]
 
-    def of(self, container_id: str) -> list[str]:
-        return [one.record.id for one in self._execs.values() if one.record.container == container_id]
+    def running(self, container_id: str) -> list[str]:
+        """The ids of the container's execs that run now."""
+        found = (one.record for one in self._execs.values())
+        return [
+            record.id for record in found if record.container == container_id and record.running
+        ]
 
     def create(self, container: Container, spec: ExecSpec) -> Exec:
         """Readies a process in the container; Conflict unless it runs."""
@@ -136,9 +140,7 @@ class Execs:
             raise InvalidInput("No exec command specified")
         run = container.need_run("")
         if container.record.status == "paused":
-            raise Conflict(
-                f"container {container.id} is paused, unpause the container before exec"
-            )
+            raise Conflict(f"container {container.id} is paused, unpause the container before exec")
         request = ExecRequest(
             args=spec.command,
             env=spec.env,
@@ -151,23 +153,26 @@ class Execs:
         )
         process = exec_process(container.record.process, request)
         made = self._add(container.id, run.machine, spec, process)
-        self._publish(container.record, f"exec_create: {' '.join(spec.command)}", {"execID": made.record.id})
+        self._publish(
+            container.record, f"exec_create: {' '.join(spec.command)}", {"execID": made.record.id}
+        )
         return made
 
     def create_on_machine(self, machine: Machine, spec: ExecSpec) -> Exec:
         """A process on the machine itself, as its root, unconfined by any container."""
+        terminal = ["TERM=xterm"] if spec.tty else []
         process = {
             "args": spec.command,
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *spec.env],
+            "env": [DEFAULT_PATH, *terminal, *spec.env],
             "cwd": spec.working_dir or "/",
             "terminal": spec.tty,
             "user": {"uid": 0, "gid": 0},
         }
-        if spec.tty:
-            process["env"].append("TERM=xterm")
         return self._add("", machine, spec, process)
 
-    def _add(self, container: str, machine: Machine, spec: ExecSpec, process: dict[str, Any]) -> Exec:
+    def _add(
+        self, container: str, machine: Machine, spec: ExecSpec, process: dict[str, Any]
+    ) -> Exec:
         self._forget_old()
         record = ExecRecord(names.new_id(), container, machine.id, spec, process)
         made = Exec(record, machine)
@@ -263,7 +268,9 @@ class Execs:
     def _announce(self, one: Exec, action: str, attributes: dict[str, str]) -> None:
         if one.record.container:
             self._publish(
-                self._find(one.record.container).record, action, {"execID": one.record.id, **attributes}
+                self._find(one.record.container).record,
+                action,
+                {"execID": one.record.id, **attributes},
             )
 
     def _save(self, one: Exec) -> None:
@@ -277,9 +284,10 @@ class Execs:
                 self._store.delete("exec", one.record.id)
 
     def forget_container(self, container_id: str) -> None:
-        for exec_id in self.of(container_id):
-            del self._execs[exec_id]
-            self._store.delete("exec", exec_id)
+        for one in list(self._execs.values()):
+            if one.record.container == container_id:
+                del self._execs[one.record.id]
+                self._store.delete("exec", one.record.id)
 
     # --- the daemon's start and end ---
 

@@ -59,7 +59,9 @@ def checked(check: HealthCheck) -> None:
     if check.retries < 0:
         raise InvalidInput("Retries in Healthcheck cannot be negative")
     if check.test and check.test[0] not in ("NONE", "CMD", "CMD-SHELL"):
-        raise InvalidInput(f"unknown health check type {check.test[0]!r}: use NONE, CMD or CMD-SHELL")
+        raise InvalidInput(
+            f"unknown health check type {check.test[0]!r}: use NONE, CMD or CMD-SHELL"
+        )
 
 
 def filled(check: HealthCheck) -> HealthCheck:
@@ -111,7 +113,9 @@ class HealthChecks:
         while record.health is not None:
             young = time.time_ns() - record.started_ns < check.start_period
             starting = record.health.status == "starting" and young
-            await asyncio.sleep((min(check.start_interval, check.interval) if starting else check.interval) / 1e9)
+            await asyncio.sleep(
+                (min(check.start_interval, check.interval) if starting else check.interval) / 1e9
+            )
             if record.status != "running":
                 continue
             probe = await self._probe(container, check)
@@ -126,7 +130,9 @@ class HealthChecks:
         timeout = check.timeout / 1e9
         try:
             async with asyncio.timeout(timeout):
-                code, output = await self._execs.run(container, ExecSpec(command(check)), MAX_OUTPUT)
+                code, output = await self._execs.run(
+                    container, ExecSpec(command(check)), MAX_OUTPUT
+                )
         except TimeoutError:
             code, output = -1, f"Health check exceeded timeout ({timeout:g}s)".encode()
         except HybridError as error:

@@ -30,7 +30,7 @@ class Images:
         self._containers = containers
         store.pinned = lambda: [layer for record in containers() for layer in record.layers]
 
-    def list(self) -> list[Image]:
+    def all(self) -> list[Image]:
         return self._store.list()
 
     def find(self, reference: str) -> Image:
@@ -57,9 +57,7 @@ class Images:
                 raise
             return kept
 
-    async def load(
-        self, archive: AsyncIterator[bytes], progress: Callable[[str], None]
-    ) -> Loaded:
+    async def load(self, archive: AsyncIterator[bytes], progress: Callable[[str], None]) -> Loaded:
         loaded = await self._store.load(archive, progress)
         for one in loaded:
             self._events.publish("image", "load", one.id, {"name": one.name})

@@ -1,9 +1,9 @@
 """The start sequence of a container: everything it needs, made concurrently where it can be, undone on any failure.
 
-    image layers ┐
-    writable     ├─▶ machine (new, with these devices; or an existing one that gets them) ─▶ create ─▶ start
-    network      │                                                                 names, ports ┘
-    shares       ┘
+image layers ┐
+writable     ├─▶ machine (new, with these devices; or an existing one that gets them) ─▶ create ─▶ start
+network      │                                                                 names, ports ┘
+shares       ┘
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class Launcher:
         async with AsyncExitStack() as undo:
             parts = await self._ready(record, undo)
             devices = _devices(record, parts)
-            machine = await self._machines.claim(parts.choice, record.id, devices, self._size(record))
+            machine = await self._machines.claim(
+                parts.choice, record.id, devices, self._size(record)
+            )
             undo.push_async_callback(self._machines.release, machine, record.id)
             record.machine, record.provider = machine.id, machine.provider.name
             record.kernel = machine.record.kernel
@@ -141,7 +143,10 @@ class Launcher:
             other = self._find(reference).record
             joined[other.name] = other.machine if other.live else ""
         return place(
-            Wanted(isolation.kind, isolation.name, explicit), record.name, joined, self._machines.named
+            Wanted(isolation.kind, isolation.name, explicit),
+            record.name,
+            joined,
+            self._machines.named,
         )
 
     def _features(self, choice: Choice) -> frozenset[Feature]:
@@ -232,7 +237,9 @@ class Launcher:
             network_container=self._same(other),
             interfaces=_interfaces(parts),
             shares=parts.mounts.shares,
-            files=bundle.files(record, parts.joined, _host_file("resolv.conf"), _host_file("hosts")),
+            files=bundle.files(
+                record, parts.joined, _host_file("resolv.conf"), _host_file("hosts")
+            ),
             terminal=spec.tty,
             stdin=spec.stdin,
             pid_container=self._same(_container_of(spec.pid_mode)),
@@ -288,7 +295,9 @@ def _layer_sources(parts: _Parts) -> list[Source]:
 def _writable_source(record: Record, parts: _Parts) -> Source:
     if Feature.DISKS in parts.features:
         return Source("disk", _serial(parts.writable, "w"))
-    return Source("directory", str(parts.writable) if Feature.DIRECTORIES in parts.features else record.id)
+    return Source(
+        "directory", str(parts.writable) if Feature.DIRECTORIES in parts.features else record.id
+    )
 
 
 def _interfaces(parts: _Parts) -> list[Interface]:
@@ -316,4 +325,3 @@ def _host_file(name: str) -> str:
         return (Path("/etc") / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
@@ -19,7 +20,15 @@ from hybrid.engine.container import PlainDevices, PlainDisk, PlainShare
 from hybrid.errors import HybridError, Unavailable
 from hybrid.link.client import AgentClient
 from hybrid.machine.provider import Disk, Feature, Nic, Provider
-from hybrid.wire.messages import Configure, Exited, List, MachineFacts, OutOfMemory, ProcessState, Request
+from hybrid.wire.messages import (
+    Configure,
+    Exited,
+    List,
+    MachineFacts,
+    OutOfMemory,
+    ProcessState,
+    Request,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -127,7 +136,7 @@ class Machine:
         self.facts = await client.call(
             Configure(
                 machine=self.id,
-                hostname=self.record.name if ours else "",
+                hostname=hostname(self.record.name) if ours else "",
                 realtime_ns=time.time_ns() if ours else 0,
                 entropy=os.urandom(ENTROPY_BYTES) if ours else b"",
                 lock_down=ours,
@@ -219,6 +228,11 @@ class Machine:
             base += ID_RANGE
         self.bases[container] = base
         return base
+
+
+def hostname(name: str) -> str:
+    """The name as hostname(7) allows it."""
+    return re.sub(r"[^a-zA-Z0-9-]+", "-", name).strip("-")[:63] or "guest"
 
 
 def to_plain(devices: Devices) -> PlainDevices:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from hybrid.engine import names
 from hybrid.engine.events import Events
@@ -26,7 +25,7 @@ from hybrid.engine.machine import (
 )
 from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
-from hybrid.errors import Conflict, HybridError, NotFound, Unavailable, Unsupported
+from hybrid.errors import Conflict, HybridError, Unavailable, Unsupported
 from hybrid.machine import profile as profiles
 from hybrid.machine.provider import Boot, MachineRequest, Provider, ShareDevice
 from hybrid.machine.shares import ShareServer
@@ -66,7 +65,7 @@ class Backends:
             raise Unsupported(f"this daemon has no provider for {kind} machines: see 'hybrid info'")
         return provider
 
-    def all(self) -> list[Provider]:
+    def providers(self) -> list[Provider]:
         return [one for one in (self.guest, self.host, self.remote) if one is not None]
 
 
@@ -82,7 +81,7 @@ class Machines:
         self._listener: Listener | None = None
         self._lost: LostCallback = lambda machine, reason: None
         self._tasks: set[asyncio.Task[None]] = set()
-        for provider in backends.all():
+        for provider in backends.providers():
             provider.on_stopped(self._stopped)
         backends.shares.on_lost(self._share_lost)
 
@@ -93,7 +92,7 @@ class Machines:
 
     # --- looking ---
 
-    def list(self) -> list[Machine]:
+    def all(self) -> list[Machine]:
         return sorted(self._machines.values(), key=lambda machine: machine.record.created_ns)
 
     def get(self, machine_id: str) -> Machine | None:
@@ -176,7 +175,9 @@ class Machines:
 
     # --- used by containers ---
 
-    async def claim(self, choice: Choice, container: str, devices: Devices, size: GuestSize) -> Machine:
+    async def claim(
+        self, choice: Choice, container: str, devices: Devices, size: GuestSize
+    ) -> Machine:
         """The machine of that choice, up, with the container's devices in it. Undo with ``release``."""
         machine = self._reserve(choice, size)
         machine.users[container] = Devices()
@@ -260,7 +261,13 @@ class Machines:
     # --- life and death ---
 
     def _new(
-        self, kind: str, name: str, size: GuestSize, *, explicit: bool = False, private: bool = False
+        self,
+        kind: str,
+        name: str,
+        size: GuestSize,
+        *,
+        explicit: bool = False,
+        private: bool = False,
     ) -> Machine:
         provider = self.backends.of(kind)
         profile = profiles.load(size.profile) if kind == "guest" else None
@@ -326,7 +333,9 @@ class Machines:
     async def _end(self, machine: Machine, drop: list[ShareUse] | None = None) -> None:
         """Stops it and frees what it has on this host. The host machine only loses its link."""
         await settle(machine.disconnect())
-        shares = {share.tag: share for devices in machine.users.values() for share in devices.shares}
+        shares = {
+            share.tag: share for devices in machine.users.values() for share in devices.shares
+        }
         shares.update({share.tag: share for share in drop or []})
         await settle(machine.provider.destroy(machine.id))
         await settle(*(self._unserve(machine, share) for share in shares.values()))
@@ -366,7 +375,9 @@ class Machines:
             log.warning("%r went away: %s", machine, reason)
             machine.record.running = False
             machine.record.error = reason
-            self._events.publish("machine", "die", machine.id, {"name": machine.record.name, "reason": reason})
+            self._events.publish(
+                "machine", "die", machine.id, {"name": machine.record.name, "reason": reason}
+            )
             await self._end(machine)
         self._lost(machine, reason)
 
@@ -376,13 +387,15 @@ class Machines:
         """Links to the machines that outlived the last daemon, forgets those that did not, removes what has no owner."""
         await self.backends.shares.open()
         found: dict[str, tuple[Provider, bool, str]] = {}
-        for provider in self.backends.all():
+        for provider in self.backends.providers():
             await provider.open()
             for status in await provider.list():
                 found[status.id] = (provider, status.running, status.reason)
         for record in self._store.all("machine", MachineRecord):
             self._machines[record.id] = Machine(record, self.backends.of(record.kind))
-        await settle(*(self._adopt_one(machine, found) for machine in list(self._machines.values())))
+        await settle(
+            *(self._adopt_one(machine, found) for machine in list(self._machines.values()))
+        )
         if self.named(HOST) is None and self.backends.host is not None:
             self._new("host", HOST, GuestSize(), explicit=True)
         for machine_id, (provider, _, _) in found.items():
@@ -390,10 +403,14 @@ class Machines:
                 log.warning("removing machine %s: nothing is known of it", machine_id[:12])
                 await settle(provider.destroy(machine_id))
 
-    async def _adopt_one(self, machine: Machine, found: dict[str, tuple[Provider, bool, str]]) -> None:
+    async def _adopt_one(
+        self, machine: Machine, found: dict[str, tuple[Provider, bool, str]]
+    ) -> None:
         if not machine.record.running:
             return
-        _, running, reason = found.get(machine.id, (None, False, "it was gone when the daemon started"))
+        _, running, reason = found.get(
+            machine.id, (None, False, "it was gone when the daemon started")
+        )
         error = reason
         if running:
             try:
@@ -422,7 +439,7 @@ class Machines:
 
     async def close(self) -> None:
         await settle(*(machine.disconnect() for machine in self._machines.values()))
-        await settle(*(provider.close() for provider in self.backends.all()))
+        await settle(*(provider.close() for provider in self.backends.providers()))
         await settle(self.backends.shares.close())
 
     async def console(self, machine: Machine) -> bytes:

@@ -96,7 +96,7 @@ class Networks:
 
     # --- looking ---
 
-    def list(self) -> list[NetworkRecord]:
+    def all(self) -> list[NetworkRecord]:
         return sorted(self._records.values(), key=lambda record: record.created_ns)
 
     def find(self, reference: str) -> NetworkRecord:
@@ -207,9 +207,13 @@ class Networks:
             endpoint_id = names.new_id()
             mac = (endpoint.wanted_mac or ipam.mac_address(address)).lower()
             if tap:
-                device = await self._fabric.attach_tap(record.id, endpoint_id, mac, str(address), record.mtu)
+                device = await self._fabric.attach_tap(
+                    record.id, endpoint_id, mac, str(address), record.mtu
+                )
             else:
-                device = await self._fabric.attach_veth(record.id, endpoint_id, mac, str(address), record.mtu)
+                device = await self._fabric.attach_veth(
+                    record.id, endpoint_id, mac, str(address), record.mtu
+                )
             endpoint.endpoint_id, endpoint.ip, endpoint.mac = endpoint_id, str(address), mac
             endpoint.prefix, endpoint.gateway = subnet.prefixlen, record.gateway
             endpoint.device, endpoint.tap = device, tap
@@ -237,7 +241,9 @@ class Networks:
             if record.id not in self._ready:
                 return
             table = {
-                endpoint.ip: [*dict.fromkeys([container.name, container.short_id, *endpoint.aliases])]
+                endpoint.ip: [
+                    *dict.fromkeys([container.name, container.short_id, *endpoint.aliases])
+                ]
                 for container, endpoint in self.members(record)
             }
             await self._fabric.set_names(record.id, table)
@@ -331,4 +337,3 @@ def _mtu(options: dict[str, str]) -> int:
         return int(options.get("com.docker.network.driver.mtu", "1500"))
     except ValueError as error:
         raise InvalidInput(f"invalid network mtu: {error}") from error
-

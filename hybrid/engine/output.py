@@ -56,7 +56,9 @@ class Log:
         self._news = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Log {self._container[:12]} {self._size} bytes, {'ended' if self._ended else 'open'}>"
+        return (
+            f"<Log {self._container[:12]} {self._size} bytes, {'ended' if self._ended else 'open'}>"
+        )
 
     # --- writing ---
 
@@ -93,7 +95,9 @@ class Log:
     def append(self, records: list[journal.Record]) -> None:
         """Whole records, in the order of the journal. OSError if the disk is full: then nothing was added."""
         assert self._file is not None
-        data = b"".join(journal.pack(record.time_ns, record.stream, record.data) for record in records)
+        data = b"".join(
+            journal.pack(record.time_ns, record.stream, record.data) for record in records
+        )
         written = 0
         try:
             while written < len(data):
@@ -129,7 +133,11 @@ class Log:
         self._store.delete("log", self._container)
 
     def _save(self) -> None:
-        self._store.put("log", self._container, _Saved(self._container, self._position.base, self._position.checkpoint))
+        self._store.put(
+            "log",
+            self._container,
+            _Saved(self._container, self._position.base, self._position.checkpoint),
+        )
 
     def _wake(self) -> None:
         news, self._news = self._news, asyncio.Event()

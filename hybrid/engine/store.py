@@ -104,7 +104,9 @@ class Store:
             "INSERT INTO event (time_ns, body) VALUES (?, ?)", (time_ns, body)
         )
         if cursor.lastrowid and cursor.lastrowid % 64 == 0:
-            self._connection.execute("DELETE FROM event WHERE number <= ?", (cursor.lastrowid - keep,))
+            self._connection.execute(
+                "DELETE FROM event WHERE number <= ?", (cursor.lastrowid - keep,)
+            )
 
     def events(self) -> list[str]:
         """The kept events, oldest first."""

@@ -93,7 +93,9 @@ class Supervisor:
     def _follow(self, container: Container, machine: Machine) -> Run:
         """A run has been created in the machine: its output is read from now on."""
         run = Run(machine)
-        run.pump = asyncio.create_task(self._pump(container, run), name=f"output {container.record.name}")
+        run.pump = asyncio.create_task(
+            self._pump(container, run), name=f"output {container.record.name}"
+        )
         container.run = run
         return run
 
@@ -106,7 +108,11 @@ class Supervisor:
 
     def _failed(self, container: Container, error: BaseException) -> None:
         record = container.record
-        message = error.message if isinstance(error, HybridError) else (str(error) or type(error).__name__)
+        message = (
+            error.message
+            if isinstance(error, HybridError)
+            else (str(error) or type(error).__name__)
+        )
         record.exit_code = _start_failure_code(message)
         record.error, record.finished_ns = message, time.time_ns()
         record.machine, record.pid = "", 0
@@ -163,7 +169,9 @@ class Supervisor:
         known = {state.container for state in processes if not state.exec}
         for container in self._in(machine):
             if container.id not in known and not container.lock.locked():
-                self._spawn(self._lost(container, machine, "its agent was started anew and lost it"))
+                self._spawn(
+                    self._lost(container, machine, "its agent was started anew and lost it")
+                )
 
     def machine_lost(self, machine: Machine, reason: str) -> None:
         """All of the machine's containers have ended with it."""
@@ -211,7 +219,9 @@ class Supervisor:
         ran_for = (record.finished_ns - record.started_ns) / 1e9
         self._save(record)
         self._publish(
-            record, "die", {"exitCode": str(record.exit_code), "execDuration": str(max(0, int(ran_for)))}
+            record,
+            "die",
+            {"exitCode": str(record.exit_code), "execDuration": str(max(0, int(ran_for)))},
         )
         container.tell_exit()
         await self.take_down(container, run.machine)
@@ -285,7 +295,12 @@ class Supervisor:
             if record.id_base:
                 machine.bases[record.id] = record.id_base
         state, reason = await self._state_in(machine, record)
-        if machine is not None and state is not None and state.status != "created" and record.started_ns:
+        if (
+            machine is not None
+            and state is not None
+            and state.status != "created"
+            and record.started_ns
+        ):
             if record.status == "starting":
                 record.step("run")
             self._resume(container, machine, state)
@@ -300,7 +315,9 @@ class Supervisor:
         self._save(record)
         self._publish(record, "die", {"exitCode": str(record.exit_code)})
 
-    async def _state_in(self, machine: Machine | None, record: Record) -> tuple[ProcessState | None, str]:
+    async def _state_in(
+        self, machine: Machine | None, record: Record
+    ) -> tuple[ProcessState | None, str]:
         if machine is None or not machine.record.running:
             reason = machine.record.error if machine is not None else "the start was interrupted"
             return None, f"lost while the daemon was down: {reason}"
@@ -355,7 +372,9 @@ class Supervisor:
         tasks = [*self._tasks]
         for container in containers:
             if container.run is not None:
-                tasks += [one for one in (container.run.pump, container.run.health) if one is not None]
+                tasks += [
+                    one for one in (container.run.pump, container.run.health) if one is not None
+                ]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -366,6 +385,10 @@ def _start_failure_code(message: str) -> int:
     lowered = message.lower()
     if "executable file not found" in lowered or "no such file or directory" in lowered:
         return 127
-    if "permission denied" in lowered or "is a directory" in lowered or "not a directory" in lowered:
+    if (
+        "permission denied" in lowered
+        or "is a directory" in lowered
+        or "not a directory" in lowered
+    ):
         return 126
     return 128

@@ -63,7 +63,7 @@ class System:
 
     async def summary(self) -> Summary:
         statuses = [record.status for record in self._engine.containers.records()]
-        providers: list[Provider] = self._engine.machines.backends.all()
+        providers: list[Provider] = self._engine.machines.backends.providers()
         return Summary(
             host=host_facts(),
             root=self._paths.root,
@@ -71,8 +71,10 @@ class System:
             running=sum(status == "running" for status in statuses),
             paused=sum(status == "paused" for status in statuses),
             stopped=sum(status not in ("running", "paused") for status in statuses),
-            images=len(self._engine.images.list()),
-            machines=len(self._engine.machines.list()),
-            providers={one.name: sorted(feature.value for feature in one.features) for one in providers},
+            images=len(self._engine.images.all()),
+            machines=len(self._engine.machines.all()),
+            providers={
+                one.name: sorted(feature.value for feature in one.features) for one in providers
+            },
             warnings=await self._engine.warnings(),
         )

@@ -45,7 +45,7 @@ class Volumes:
         self._containers = containers
         self._records = {record.name: record for record in store.all("volume", VolumeRecord)}
 
-    def list(self) -> list[VolumeRecord]:
+    def all(self) -> list[VolumeRecord]:
         return sorted(self._records.values(), key=lambda record: record.name)
 
     def find(self, name: str) -> VolumeRecord:
@@ -67,9 +67,13 @@ class Volumes:
         """The volume of that name, made if it is not there; "" makes an anonymous one."""
         labels, options = dict(labels or {}), dict(options or {})
         if driver not in ("", "local"):
-            raise NotFound(f"error looking up volume plugin {driver}: this build knows the driver 'local'")
+            raise NotFound(
+                f"error looking up volume plugin {driver}: this build knows the driver 'local'"
+            )
         if options:
-            raise Unsupported(f"volume option {sorted(options)[0]!r} is not supported by the driver 'local'")
+            raise Unsupported(
+                f"volume option {sorted(options)[0]!r} is not supported by the driver 'local'"
+            )
         if not name:
             name = names.new_id()
             labels[ANONYMOUS] = ""
@@ -96,7 +100,9 @@ class Volumes:
         return [
             container
             for container in self._containers()
-            if any(mount.kind == "volume" and mount.source == name for mount in container.spec.mounts)
+            if any(
+                mount.kind == "volume" and mount.source == name for mount in container.spec.mounts
+            )
         ]
 
     async def remove(self, name: str, *, force: bool = False) -> None:
@@ -116,7 +122,7 @@ class Volumes:
         """Removes what no container names: anonymous ones, or all; their names."""
         gone = [
             record.name
-            for record in self.list()
+            for record in self.all()
             if (everything or record.anonymous) and not self.users(record.name)
         ]
         for name in gone:

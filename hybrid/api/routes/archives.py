@@ -69,7 +69,10 @@ async def stat(request: web.Request) -> web.Response:
 
 
 async def get(request: web.Request) -> web.StreamResponse:
-    async with engine_of(request).archives.get(request.match_info["id"], _path(request)) as (found, data):
+    async with engine_of(request).archives.get(request.match_info["id"], _path(request)) as (
+        found,
+        data,
+    ):
         response = web.StreamResponse(
             headers={"Content-Type": "application/x-tar", STAT_HEADER: stat_header(found)}
         )

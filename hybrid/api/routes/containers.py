@@ -73,17 +73,22 @@ async def listing(request: web.Request) -> web.Response:
     query.one_of(chosen, "status", STATUSES)
     query.one_of(chosen, "health", HEALTH)
     limit = query.integer(parameters, "limit") or 0
-    everything = query.flag(parameters, "all") or limit > 0 or "status" in chosen or "exited" in chosen
+    everything = (
+        query.flag(parameters, "all") or limit > 0 or "status" in chosen or "exited" in chosen
+    )
     found = [
         one
-        for one in engine.containers.list()
-        if (everything or one.record.live or one.record.status == "restarting") and _chosen(engine, one, chosen)
+        for one in engine.containers.all()
+        if (everything or one.record.live or one.record.status == "restarting")
+        and _chosen(engine, one, chosen)
     ]
     if limit > 0:
         found = found[:limit]
     return json_response(
         [
-            render.listed(one.record, _machine_name(engine, one.record), engine.paths.container(one.id))
+            render.listed(
+                one.record, _machine_name(engine, one.record), engine.paths.container(one.id)
+            )
             for one in found
         ]
     )
@@ -94,20 +99,32 @@ def _chosen(engine: Engine, one: Container, chosen: query.Filters) -> bool:
     health = record.health.status if record.health else "none"
     mounts = [text for mount in spec.mounts for text in (mount.source, mount.target)]
     networks = [text for name, end in record.endpoints.items() for text in (name, end.network)]
-    created = {other: engine.containers.find(other).record.created_ns for key in ("before", "since") for other in chosen.get(key, [])}
+    created = {
+        other: engine.containers.find(other).record.created_ns
+        for key in ("before", "since")
+        for other in chosen.get(key, [])
+    }
     published = [f"{port.container_port}/{port.protocol}" for port in spec.ports]
     any_match = query.any_match
     return (
         any_match(chosen.get("id"), lambda v: record.id.startswith(v))
-        and any_match(chosen.get("name"), lambda v: query.name_matches(v, record.name, f"/{record.name}"))
+        and any_match(
+            chosen.get("name"), lambda v: query.name_matches(v, record.name, f"/{record.name}")
+        )
         and any_match(chosen.get("status"), lambda v: render.docker_status(record) == v)
         and any_match(chosen.get("health"), lambda v: health == v)
-        and any_match(chosen.get("exited"), lambda v: record.status == "exited" and str(record.exit_code) == v)
+        and any_match(
+            chosen.get("exited"), lambda v: record.status == "exited" and str(record.exit_code) == v
+        )
         and any_match(chosen.get("ancestor"), lambda v: _descends(engine, record, v))
-        and any_match(chosen.get("network"), lambda v: v in networks or any(n.startswith(v) for n in networks))
+        and any_match(
+            chosen.get("network"), lambda v: v in networks or any(n.startswith(v) for n in networks)
+        )
         and any_match(chosen.get("volume"), lambda v: v in mounts)
         and any_match(chosen.get("publish"), lambda v: (v if "/" in v else f"{v}/tcp") in published)
-        and any_match(chosen.get("expose"), lambda v: (v if "/" in v else f"{v}/tcp") in spec.exposed)
+        and any_match(
+            chosen.get("expose"), lambda v: (v if "/" in v else f"{v}/tcp") in spec.exposed
+        )
         and any_match(chosen.get("isolation"), lambda v: (spec.isolation or "vm") == v)
         and all(record.created_ns < created[v] for v in chosen.get("before", []))
         and all(record.created_ns > created[v] for v in chosen.get("since", []))
@@ -131,7 +148,7 @@ async def inspect(request: web.Request) -> web.Response:
         render.inspect(
             one.record,
             _machine_name(engine, one.record),
-            engine.execs.of(one.id),
+            engine.execs.running(one.id),
             engine.paths.container(one.id),
             PLATFORM,
         )
@@ -140,7 +157,9 @@ async def inspect(request: web.Request) -> web.Response:
 
 async def top(request: web.Request) -> web.Response:
     engine = engine_of(request)
-    table = await engine.observation.top(request.match_info["id"], request.query.get("ps_args", "-ef"))
+    table = await engine.observation.top(
+        request.match_info["id"], request.query.get("ps_args", "-ef")
+    )
     return json_response({"Titles": table.titles, "Processes": table.rows})
 
 
@@ -170,7 +189,10 @@ async def stats(request: web.Request) -> web.StreamResponse:
 def _cpu_json(figures: ContainerStats | None) -> dict[str, Any]:
     if figures is None:
         usage = {"total_usage": 0, "usage_in_kernelmode": 0, "usage_in_usermode": 0}
-        return {"cpu_usage": usage, "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0}}
+        return {
+            "cpu_usage": usage,
+            "throttling_data": {"periods": 0, "throttled_periods": 0, "throttled_time": 0},
+        }
     return {
         "cpu_usage": {
             "total_usage": figures.cpu_total,
@@ -187,7 +209,9 @@ def _cpu_json(figures: ContainerStats | None) -> dict[str, Any]:
     }
 
 
-def _stats_json(one: Container, now: ContainerStats | None, before: ContainerStats | None) -> dict[str, Any]:
+def _stats_json(
+    one: Container, now: ContainerStats | None, before: ContainerStats | None
+) -> dict[str, Any]:
     body: dict[str, Any] = {
         "name": f"/{one.record.name}",
         "id": one.id,
@@ -204,8 +228,15 @@ def _stats_json(one: Container, now: ContainerStats | None, before: ContainerSta
     if now is None:
         return body
     # A limit of no limit is none: docker shows the machine's memory then.
-    body["pids_stats"] = {"current": now.pids, **({"limit": now.pids_limit} if now.pids_limit else {})}
-    body["memory_stats"] = {"usage": now.memory, "stats": now.memory_stats, "limit": now.memory_limit}
+    body["pids_stats"] = {
+        "current": now.pids,
+        **({"limit": now.pids_limit} if now.pids_limit else {}),
+    }
+    body["memory_stats"] = {
+        "usage": now.memory,
+        "stats": now.memory_stat,
+        "limit": now.memory_limit,
+    }
     body["blkio_stats"] = {"io_service_bytes_recursive": now.blkio or None}
     body["networks"] = now.networks
     return body
@@ -242,12 +273,16 @@ async def stop(request: web.Request) -> web.Response:
 
 async def restart(request: web.Request) -> web.Response:
     reference, signal = request.match_info["id"], request.query.get("signal", "")
-    await asyncio.shield(engine_of(request).containers.restart(reference, _timeout(request), signal))
+    await asyncio.shield(
+        engine_of(request).containers.restart(reference, _timeout(request), signal)
+    )
     return empty()
 
 
 async def kill(request: web.Request) -> web.Response:
-    await engine_of(request).containers.kill(request.match_info["id"], request.query.get("signal", ""))
+    await engine_of(request).containers.kill(
+        request.match_info["id"], request.query.get("signal", "")
+    )
     return empty()
 
 
@@ -318,10 +353,14 @@ async def prune(request: web.Request) -> web.Response:
     chosen = query.filters(request.query, ("until", "label", "label!"))
     until = query.seconds(chosen["until"][0]) if chosen.get("until") else None
     gone = []
-    for one in engine.containers.list():
+    for one in engine.containers.all():
         record = one.record
         old = until is None or record.created_ns < min(until, time.time_ns())
-        if record.status in ("created", "exited", "dead") and old and query.labels_match(chosen, record.spec.labels):
+        if (
+            record.status in ("created", "exited", "dead")
+            and old
+            and query.labels_match(chosen, record.spec.labels)
+        ):
             await engine.containers.remove(one.id)
             gone.append(one.id)
     return json_response({"ContainersDeleted": gone or None, "SpaceReclaimed": 0})

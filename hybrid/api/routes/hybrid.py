@@ -79,7 +79,7 @@ def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
 
 async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
-    return json_response([machine_json(engine, machine) for machine in engine.machines.list()])
+    return json_response([machine_json(engine, machine) for machine in engine.machines.all()])
 
 
 async def inspect(request: web.Request) -> web.Response:

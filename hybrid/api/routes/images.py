@@ -33,7 +33,7 @@ async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
     chosen = query.filters(request.query, FILTERS)
     found = []
-    for image in engine.images.list():
+    for image in engine.images.all():
         config = engine.images.config(image)
         if _chosen(image, config, chosen):
             found.append(
@@ -195,5 +195,3 @@ async def remove(request: web.Request) -> web.Response:
         request.match_info["name"], force=query.flag(request.query, "force")
     )
     return json_response(removed)
-
-

@@ -67,7 +67,9 @@ def _chosen(engine: Engine, record: NetworkRecord, chosen: query.Filters) -> boo
         and query.any_match(chosen.get("driver"), lambda v: v == record.driver)
         and query.any_match(chosen.get("scope"), lambda v: v == "local")
         and query.any_match(chosen.get("type"), lambda v: v == kind)
-        and query.any_match(chosen.get("dangling"), lambda v: (v.lower() in ("1", "true")) == unused)
+        and query.any_match(
+            chosen.get("dangling"), lambda v: (v.lower() in ("1", "true")) == unused
+        )
         and query.labels_match(chosen, record.labels)
     )
 
@@ -76,7 +78,7 @@ async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
     chosen = query.filters(request.query, FILTERS)
     query.one_of(chosen, "type", ("custom", "builtin"))
-    found = [record for record in engine.networks.list() if _chosen(engine, record, chosen)]
+    found = [record for record in engine.networks.all() if _chosen(engine, record, chosen)]
     return json_response([network_json(engine, record) for record in found])
 
 
@@ -145,9 +147,13 @@ async def disconnect(request: web.Request) -> web.Response:
 async def prune(request: web.Request) -> web.Response:
     engine = engine_of(request)
     chosen = query.filters(request.query, ("label", "label!", "until"))
-    gone = []
-    for record in engine.networks.list():
-        if not record.predefined and not engine.networks.users(record) and query.labels_match(chosen, record.labels):
+    gone: list[str] = []
+    for record in engine.networks.all():
+        if (
+            not record.predefined
+            and not engine.networks.users(record)
+            and query.labels_match(chosen, record.labels)
+        ):
             await engine.networks.remove(record)
             gone.append(record.name)
     return json_response({"NetworksDeleted": gone or None})

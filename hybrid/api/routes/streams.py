@@ -60,7 +60,9 @@ async def attach(request: web.Request) -> web.StreamResponse:
     engine.containers.publish(one.record, "attach", {})
     detached = await _converse(
         front,
-        attachment.output(follow=query.flag(parameters, "stream")) if chosen else _nothing(one.next_exit),
+        attachment.output(follow=query.flag(parameters, "stream"))
+        if chosen
+        else _nothing(one.next_exit),
         attachment.input() if stdin else None,
         tty=spec.tty,
         chosen=chosen,
@@ -159,7 +161,7 @@ async def start_exec(request: web.Request) -> web.StreamResponse:
         await engine.execs.start(one)  # raises: it has run already
     where = tuple(size) if isinstance(size, list) and len(size) == 2 else None
     if detach:
-        await engine.execs.start(one, size=where)  # type: ignore[arg-type]
+        await engine.execs.start(one, size=where)
         engine.execs.detach(one)
         return empty(200)
     keys = DetachKeys.parse(one.record.spec.detach_keys)
@@ -168,7 +170,7 @@ async def start_exec(request: web.Request) -> web.StreamResponse:
     tty = one.record.spec.tty
     await front.write(answer_head(request, _content_type(request, tty=tty), HEADERS))
     try:
-        await engine.execs.start(one, size=where)  # type: ignore[arg-type]
+        await engine.execs.start(one, size=where)
     except HybridError as error:
         # The head is sent: the error can only be told in the stream, as Docker does.
         with contextlib.suppress(Unavailable):
@@ -293,5 +295,3 @@ class Lines:
             else:
                 self._inside.add(record.stream)
         return journal.Record(record.time_ns, record.stream, bytes(result))
-
-

@@ -108,7 +108,10 @@ def _info(summary: Summary, instance: str) -> dict[str, Any]:
         "Driver": "hybrid",
         "DriverStatus": [
             ["Machines", str(summary.machines)],
-            *([f"Provider {name}", ", ".join(features)] for name, features in summary.providers.items()),
+            *(
+                [f"Provider {name}", ", ".join(features)]
+                for name, features in summary.providers.items()
+            ),
         ],
         "Plugins": {
             "Volume": ["local"],
@@ -206,7 +209,10 @@ def matches(event: Event, chosen: query.Filters) -> bool:
     if image and event.attributes.get("image", event.attributes.get("name")) not in image:
         return False
     return (
-        query.any_match(chosen.get("event"), lambda value: event.action == value or event.action.startswith(f"{value}:"))
+        query.any_match(
+            chosen.get("event"),
+            lambda value: event.action == value or event.action.startswith(f"{value}:"),
+        )
         and query.any_match(chosen.get("type"), lambda value: event.kind == value)
         and query.any_match(chosen.get("scope"), lambda value: value == "local")
         and query.labels_match(chosen, event.attributes)
@@ -228,7 +234,7 @@ async def disk_usage(request: web.Request) -> web.Response:
     engine = engine_of(request)
     return json_response(
         {
-            "LayersSize": sum(image.size for image in engine.images.list()),
+            "LayersSize": sum(image.size for image in engine.images.all()),
             "Images": [],
             "Containers": [],
             "Volumes": [],
@@ -263,5 +269,3 @@ async def no_build(request: web.Request) -> web.Response:
     raise Unsupported(
         "this build cannot build images yet: build elsewhere and load an archive with 'hybrid image load'"
     )
-
-

@@ -40,13 +40,19 @@ async def listing(request: web.Request) -> web.Response:
     chosen = query.filters(request.query, FILTERS)
     found = [
         record
-        for record in engine.volumes.list()
-        if query.any_match(chosen.get("name"), lambda v, record=record: query.name_matches(v, record.name))  # type: ignore[misc]
+        for record in engine.volumes.all()
+        if query.any_match(
+            chosen.get("name"), lambda v, record=record: query.name_matches(v, record.name)
+        )  # type: ignore[misc]
         and query.any_match(chosen.get("driver"), lambda v: v == "local")
-        and query.any_match(chosen.get("dangling"), lambda v, record=record: _dangling(engine, record, v))  # type: ignore[misc]
+        and query.any_match(
+            chosen.get("dangling"), lambda v, record=record: _dangling(engine, record, v)
+        )  # type: ignore[misc]
         and query.labels_match(chosen, record.labels)
     ]
-    return json_response({"Volumes": [volume_json(engine, record) for record in found], "Warnings": None})
+    return json_response(
+        {"Volumes": [volume_json(engine, record) for record in found], "Warnings": None}
+    )
 
 
 def _dangling(engine: Engine, record: VolumeRecord, wanted: str) -> bool:
