@@ -29,7 +29,9 @@ from hybrid.network.model import NetworkConfig
 from hybrid.paths import checked
 
 Names = Mapping[str, Sequence[str]]
-_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?")
+# What a container may be called; that is more than DNS can ask for.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
+_LABEL_MAX = 63
 # Sending to it fails at once (EACCES: not allowed to broadcast), which dnsmasq answers with
 # REFUSED.
 _NOWHERE = "255.255.255.255"
@@ -66,22 +68,30 @@ def hosts_file(names: Names) -> str:
     """Address and names, a line each."""
     lines = []
     for address, labels in sorted(names.items(), key=lambda item: IPv4Address(item[0])):
-        if labels:
-            lines.append(f"{address} {' '.join(labels)}\n")
+        if own := _resolvable(labels):
+            lines.append(f"{address} {' '.join(own)}\n")
     return "".join(lines)
 
 
 def servers_file(network: NetworkConfig, names: Names, *, others: bool) -> str:
     """What never leaves this host: the network's own names and addresses, all plain names."""
-    own = sorted({label for labels in names.values() for label in labels})
+    own = sorted({label for labels in names.values() for label in _resolvable(labels)})
     lines = [f"server=/{label}/" for label in own]
     plain = _NOWHERE if others else ""
     lines += [f"rev-server={network.subnet}", f"server=//{plain}", ""]
     return "\n".join(lines)
 
 
+def _resolvable(names: Sequence[str]) -> list[str]:
+    """Those that can be asked for: dnsmasq does not start with any other ("a..b") in a file."""
+    stripped = [name.rstrip(".") for name in names]
+    return [
+        name for name in stripped if all(0 < len(part) <= _LABEL_MAX for part in name.split("."))
+    ]
+
+
 def check_names(names: Names) -> None:
-    """InvalidInput for what is no IPv4 address, or no name that a resolver could ask for."""
+    """InvalidInput for what is no IPv4 address, or no name of a container."""
     for address, labels in names.items():
         try:
             IPv4Address(address)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -149,6 +150,32 @@ async def test_a_user_without_a_key_is_not_let_in(provider: SshProvider, box) ->
     box.trust()
     (box.home / ".ssh" / "id_ed25519").unlink()
     with pytest.raises(Forbidden, match="user 'root' was not let in"):
+        await provider.add(ID, box.url)
+
+
+async def test_a_key_of_the_ssh_agent(
+    provider: SshProvider, box, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.trust()
+    key, path = box.home / ".ssh" / "id_ed25519", place / "ssh-agent"
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            await asyncio.sleep(0.02)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
+        subprocess.run(["ssh-add", "-q", key], check=True)
+        key.unlink()
+        assert (await provider.add(ID, box.url)).uid == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_an_encrypted_key_is_no_mystery(provider: SshProvider, box) -> None:
+    box.trust()
+    key = box.home / ".ssh" / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True)
+    with pytest.raises(Forbidden, match="ssh-add"):
         await provider.add(ID, box.url)
 
 

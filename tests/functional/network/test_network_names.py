@@ -88,6 +88,18 @@ async def test_a_container_on_two_networks_resolves_the_names_of_both(lab, order
     assert "1 packets received" in box.run("busybox", "ping", "-c", "1", "-W", "2", "there")
 
 
+async def test_odd_names_do_no_harm(lab) -> None:
+    box = await lab.attach(lab.front, 2)
+    box.name_servers(lab.front.gateway)
+    odd = ["a..b", "c.", "d-", "x" * 64, "y" * 63, "e_f", "0", "1.2.3.4", "G-H.i"]
+    await lab.networks.set_names(lab.front.id, {"10.9.1.3": odd})
+    await lab.networks._names.stop(lab.front.id, keep_files=True)
+    await lab.networks.set_names(lab.front.id, {"10.9.1.3": [*odd, "app"]})
+    await settled(lambda: resolve(box, "app") == "10.9.1.3")
+    for name in ("c", "d-", "e_f", "y" * 63, "g-h.i"):
+        assert resolve(box, name) == "10.9.1.3"
+
+
 async def test_a_plain_name_that_nobody_has(lab, upstream: Path) -> None:
     box = await lab.attach(lab.front, 2)
     box.name_servers(lab.front.gateway)

@@ -70,6 +70,13 @@ def test_name_server_files() -> None:
     assert "no-resolv\n" in inside and "resolv-file" not in inside
 
 
+def test_names_that_nobody_can_ask_for_are_left_out() -> None:
+    names = {"10.9.1.9": ["a..b", "c.", "d-", "x" * 64, "e_f"], "10.9.1.10": ["g..h"]}
+    dns.check_names(names)
+    assert dns.hosts_file(names) == "10.9.1.9 c d- e_f\n"
+    assert ".." not in dns.servers_file(FRONT, names, others=True)
+
+
 @pytest.mark.parametrize("name", ["a b", "a\nb", "", "-a", "a/b", "x" * 300, "é", "a#b"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput):
