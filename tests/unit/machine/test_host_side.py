@@ -1,0 +1,101 @@
+"""Files, users and processes of the host: who may reach what, and what is seen of a QEMU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import pytest
+
+from hybrid.errors import Internal, NotFound, Unavailable
+from hybrid.machine import access, embed, evidence
+from hybrid.machine.provider import Disk, ShareDevice
+from hybrid.paths import Paths
+
+ME = os.getuid(), os.getgid()
+
+
+def test_our_own_directories_are_opened_for_passing_through(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    deep = root / "containers" / "c"
+    deep.mkdir(parents=True)
+    for directory in (deep, deep.parent, root):
+        directory.chmod(0o700)
+    before = tmp_path.stat().st_mode
+    # What is above may be closed, as test directories are; ours are done by then.
+    with contextlib.suppress(Unavailable):
+        access.let_through(deep / "disk", (root,))
+    assert [d.stat().st_mode & 0o777 for d in (root, deep.parent, deep)] == [0o711] * 3
+    assert tmp_path.stat().st_mode == before
+
+
+def test_other_directories_are_left_alone(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    (closed / "root").mkdir(parents=True)
+    closed.chmod(0o700)
+    with pytest.raises(Unavailable, match=rf"{closed} is closed to other users \(chmod o\+x"):
+        access.let_through(closed / "root" / "disk", (closed / "root",))
+    assert closed.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_shared_image_must_be_readable_and_stays_as_it_is(tmp_path: Path) -> None:
+    image = tmp_path / "layer"
+    with pytest.raises(NotFound, match="does not exist"):
+        access.grant_disk(Disk("l", image, True), *ME, (Path("/"),))
+    image.touch(mode=0o600)
+    with pytest.raises(Internal, match="not readable by all users"):
+        access.grant_disk(Disk("l", image, True), *ME, (Path("/"),))
+    with pytest.raises(Internal, match="not a regular file"):
+        access.grant_disk(Disk("l", tmp_path, True), *ME, (Path("/"),))
+
+
+def test_a_share_needs_its_server(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="nothing serves the share t"):
+        access.grant_share(ShareDevice("t", tmp_path / "s"), *ME, (Path("/"),))
+
+
+def test_the_embedded_driver_is_reached_by_a_short_path(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "root", tmp_path / "run")
+    paths.run.mkdir()
+    for _ in range(2):
+        embed.prepare(paths, tmp_path / "no-kvm", namespaces=True)
+    assert embed.uri(paths) == f"qemu:///embed?root={tmp_path}/run/libvirt"
+    assert (tmp_path / "run" / "libvirt").resolve() == paths.libvirt
+    assert (paths.libvirt / "etc" / "qemu.conf").exists()
+
+
+def test_qemu_conf_keeps_the_walls_up() -> None:
+    lines = embed.configuration("libvirt-qemu", namespaces=True).splitlines()
+    assert "seccomp_sandbox = 1" in lines
+    assert "dynamic_ownership = 0" in lines
+    assert 'namespaces = [ "mount" ]' in lines
+    assert "namespaces = [  ]" in embed.configuration("root", namespaces=False).splitlines()
+
+
+def test_evidence_of_a_process(tmp_path: Path) -> None:
+    with (tmp_path / "own").open("w"), (tmp_path / "foreign").open("w"):
+        found = evidence.gather(os.getpid(), {str(tmp_path / "own")})
+    assert found["pid"] == os.getpid()
+    assert found["uid"] == os.geteuid()
+    assert found["namespaces"] == found["daemon_namespaces"]
+    files = found["open_files"]
+    assert isinstance(files, list)
+    assert {"path": str(tmp_path / "own"), "own": True} in files
+    assert {"path": str(tmp_path / "foreign"), "own": False} in files
+    assert not [f for f in files if str(f["path"]).startswith(("socket:", "anon_inode:"))]
+    assert found["accelerator"] == "tcg"
+
+
+def test_a_gone_process_has_no_evidence() -> None:
+    with pytest.raises(NotFound, match="is gone"):
+        evidence.gather(2**22 + 1, ())
+
+
+def test_the_device_model_is_read_off_the_command_line() -> None:
+    line = [
+        *("qemu", "-accel", "kvm,thread=multi", "-device", '{"driver":"virtio-rng-pci","id":"r"}'),
+        *("-device", "isa-serial,chardev=c", "-device", '{"driver":"virtio-rng-pci","id":"q"}'),
+    ]
+    assert evidence.device_model(line) == ["isa-serial", "virtio-rng-pci"]
+    assert evidence.accelerator(line) == "kvm"
