@@ -7,6 +7,7 @@ import logging
 from hybrid.engine.archives import Archives
 from hybrid.engine.containers import Containers
 from hybrid.engine.events import Events
+from hybrid.engine.evidence import Prover
 from hybrid.engine.execs import Execs
 from hybrid.engine.health import HealthChecks
 from hybrid.engine.images import Images
@@ -49,7 +50,8 @@ class Engine:
         self.machines = Machines(paths, self._store, self.events, backends)
         self.execs = Execs(self._store, find, publish)
         self.archives = Archives(self.containers)
-        self.observation = Observation(paths, self.containers)
+        self.observation = Observation(self.containers)
+        self.prover = Prover(self.containers, lambda: settings.policy)
         self.launcher = Launcher(
             paths, settings, self.images, self.volumes, self.networks, self.machines, find, save
         )

@@ -23,6 +23,32 @@ CAPABILITY_NAMES = (
     "MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 ).split()
 
+# What a relaxed guard lets through; probe names are those of images/guest/probe.c.
+SECCOMP_ALONE_REFUSES = frozenset(
+    "unshare-user clone-user clone3-user add-key keyctl userfaultfd io-uring perf-event setns ptrace syslog"
+    " vsock-host vsock-local mount-api".split()
+)
+CAPABILITY_ALLOWS = {
+    "CAP_SYS_ADMIN": frozenset(
+        "mount-tmpfs mount-proc mount-bind mount-api umount pivot-root unshare-user unshare-mount"
+        " unshare-network unshare-pid clone-user clone3-user setns bpf perf-event".split()
+    ),
+    "CAP_SYS_PTRACE": frozenset({"ptrace"}),
+    "CAP_BPF": frozenset({"bpf"}),
+    "CAP_PERFMON": frozenset({"perf-event"}),
+    "CAP_DAC_READ_SEARCH": frozenset({"open-by-handle"}),
+    "CAP_SYSLOG": frozenset({"syslog", "open:/dev/kmsg"}),
+}
+
+
+def allowed_probes(capabilities: frozenset[str], *, seccomp: bool) -> frozenset[str]:
+    """The probes that policy does not promise to refuse: let through by a capability, or without seccomp."""
+    allowed = set() if seccomp else set(SECCOMP_ALONE_REFUSES)
+    for capability, probes in CAPABILITY_ALLOWS.items():
+        if capability in capabilities:
+            allowed |= probes
+    return frozenset(allowed)
+
 
 @dataclass(frozen=True, slots=True)
 class Promise:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -150,5 +151,5 @@ async def verify(request: web.Request) -> web.Response:
     container = request.query.get("container", "")
     if not container:
         raise InvalidInput("verify needs ?container=ID")
-    addresses = [one for one in request.query.get("addresses", "").split(",") if one]
-    return json_response(await engine.observation.evidence(container, addresses))
+    report = await engine.prover.prove(container)
+    return json_response({**asdict(report), "kept": report.kept})

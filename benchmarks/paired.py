@@ -1,0 +1,63 @@
+"""Two commands timed in turns, so that both meet the same machine: medians and their ratio.
+
+A figure is only ever a ratio within one run; absolute seconds say what the machine was, not what hybrid is.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Result:
+    """Medians in seconds; ``ratio`` is ours over theirs, ``bound`` what was promised (0: nothing)."""
+
+    name: str
+    ours: float
+    theirs: float
+    ratio: float
+    bound: float
+    runs: int
+
+
+def seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def command(argv: Sequence[str]) -> Callable[[], object]:
+    """A run of ``argv`` that fails loudly when the command does."""
+
+    def run() -> object:
+        done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            sys.exit(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.decode()[-500:]}")
+        return done
+
+    return run
+
+
+def compare(
+    name: str, ours: Callable[[], object], theirs: Callable[[], object], *, runs: int, bound: float
+) -> Result:
+    """``runs`` interleaved pairs after one warm-up of each."""
+    ours(), theirs()
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(runs)]
+    mine = statistics.median(pair[0] for pair in pairs)
+    peer = statistics.median(pair[1] for pair in pairs)
+    return Result(name, mine, peer, mine / peer, bound, runs)
+
+
+def report(results: Sequence[Result]) -> None:
+    """A line a figure for people, and the same as JSON on the last line."""
+    for one in results:
+        bound = f" (at most {one.bound})" if one.bound else ""
+        print(f"{one.name}: {one.ours:.3f} s against {one.theirs:.3f} s: {one.ratio:.2f}{bound}")
+    print(json.dumps([asdict(one) for one in results]))
