@@ -23,10 +23,13 @@ def build(
     ctx: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the image's hash.")] = False,
 ) -> None:
-    """Build the guest image, unless its inputs are unchanged."""
+    """Build the guest image and the tools that serve it, unless their inputs are unchanged."""
     from hybrid.guest.build import build_guest
+    from hybrid.guest.tools import build_tools
 
     settings = ctx.find_root().obj or Settings()
+    paths = Paths.of(settings.root)
     with progress("building the guest image") as shown:
-        image = build_guest(Paths.of(settings.root), shown)
+        image = build_guest(paths, shown)
+        build_tools(paths, shown)
     print(image.hash if quiet else f"guest image {image.hash}: {image.directory}")

@@ -48,8 +48,11 @@ def load(
     total = input.stat().st_size if input else 0
     with source, progress(f"loading {input or 'standard input'}") as shown:
         for message in client.load_images(_blocks(source, total, shown if not quiet else _silent)):
-            if text := str(message.get("stream") or "").strip():
+            text = str(message.get("stream") or "").strip()
+            if text.startswith("Loaded image"):
                 print(text)
+            elif text:
+                shown(text)
             elif status := message.get("status"):
                 shown(f"{status} {message.get('id', '')} {message.get('progress', '')}".strip())
 
