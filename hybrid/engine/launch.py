@@ -111,7 +111,7 @@ class Launcher:
             follow(container, machine)
             await self._announce(record)
             started = await machine.call(StartContainer(record.id))
-            record.pid, record.started_ns = started.pid, started.started_ns or time.time_ns()
+            record.pid, record.started_ns = started.pid, time.time_ns()
             undo.pop_all()
         return machine
 

@@ -192,7 +192,8 @@ class Supervisor:
             record = container.record
             record.oom_killed = record.oom_killed or state.oom_killed
             record.exit_code, record.error = state.exit_code, state.error
-            record.finished_ns = state.finished_ns or time.time_ns()
+            # The machine's clock says when, within what this host's clock allows.
+            record.finished_ns = min(max(state.finished_ns, record.started_ns), time.time_ns())
             await self._ended(container, run)
 
     async def _lost(self, container: Container, machine: Machine, reason: str) -> None:
