@@ -26,6 +26,8 @@ def disk_errors(where: Path) -> Iterator[None]:
     """Translates what a file system says: full is Unavailable, anything else Internal."""
     try:
         yield
+    except ConnectionError:  # the source's, not the disk's
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Unavailable(

@@ -73,8 +73,7 @@ def _convert(job: Job, source: BinaryIO) -> int:
                     written += entry.size
                     if written > job.content:
                         raise InvalidInput(
-                            f"the layer's files have more than {job.content >> 20} MiB; "
-                            "the limit is max_layer_size"
+                            f"the layer's files have more than {job.content >> 20} MiB"
                         )
                 _write(source, sink, entry)
             _all(sink, b"\0" * 1024)

@@ -45,6 +45,7 @@ _DECOMPRESSORS = {
     "bzip2": ("/usr/bin/bzip2", "-dc"),
     "xz": ("/usr/bin/xz", "-dc", "--memlimit=256MiB"),
 }
+_PACKAGES = {"xz": "xz-utils"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz"}
 
 
@@ -149,21 +150,18 @@ class SquashfsConverter:
         """
         program = _DECOMPRESSORS[kind]
         if not Path(program[0]).exists():
-            raise Unavailable(f"{program[0]} is missing: install the Debian package {kind}")
+            raise Unavailable(
+                f"{program[0]} is missing: install the Debian package {_PACKAGES.get(kind, kind)}"
+            )
         packed = os.fstat(source.fileno()).st_size
-        process = await _confined(
-            "hybrid.image.confine",
-            [str(uid or _FIRST_UID - 1), "0", str(self._bounds.memory), *program],
-            stdin=source,
-            stdout=asyncio.subprocess.PIPE,
-        )
+        arguments = [str(uid or _FIRST_UID - 1), "0", str(self._bounds.memory), *program]
         with contextlib.ExitStack() as stack:
             plain = stack.enter_context(tempfile.TemporaryFile(dir=self._directory))
-            try:
+            async with _confined(
+                "hybrid.image.confine", arguments, source, asyncio.subprocess.PIPE
+            ) as process:
                 await self._drain(process, plain, packed, limit)
                 code, text = await _ended(process)
-            finally:
-                await _stop(process)
             if code:
                 raise InvalidInput(
                     f"damaged or truncated {kind} data: {text or f'exit status {code}'}"
@@ -200,17 +198,11 @@ class SquashfsConverter:
             compressor="lz4",  # the guest reads it often, and decompression is what it waits for
             threads=bounds.threads,
         )
-        tar.seek(0)
-        process = await _confined(
-            "hybrid.image.convert",
-            [json.dumps(dataclasses.asdict(job))],
-            stdin=tar,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        try:
+        arguments = [json.dumps(dataclasses.asdict(job))]
+        async with _confined(
+            "hybrid.image.convert", arguments, tar, asyncio.subprocess.DEVNULL
+        ) as process:
             code, text = await _ended(process)
-        finally:
-            await _stop(process)
         if code == BAD_ARCHIVE:
             raise InvalidInput(text)
         if code:
@@ -237,35 +229,45 @@ def _finish(output: IO[bytes], target: Path) -> None:
     sync_directory(target.parent)
 
 
+@contextlib.asynccontextmanager
 async def _confined(
     module: str, arguments: Sequence[str], stdin: IO[bytes], stdout: int
-) -> Process:
-    """Starts one of hybrid's own programs that confine themselves, with nothing but its three
-    descriptors.
+) -> AsyncIterator[Process]:
+    """Runs one of hybrid's own programs that confine themselves, with nothing but its three
+    descriptors; it does not outlive the context.
     """
     os.lseek(stdin.fileno(), 0, os.SEEK_SET)  # a buffered seek leaves the descriptor where it is
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-S",
-        "-m",
-        module,
-        *arguments,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=asyncio.subprocess.PIPE,
-        env={"PYTHONPATH": str(Path(hybrid.__file__).parent.parent), "LC_ALL": "C.UTF-8"},
-        cwd="/",
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(
+            sys.executable,
+            "-S",
+            "-m",
+            module,
+            *arguments,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PYTHONPATH": str(Path(hybrid.__file__).parent.parent), "LC_ALL": "C.UTF-8"},
+            cwd="/",
+        )
     )
+    try:
+        yield await asyncio.shield(starting)
+    finally:
+        await _stop(await starting)
 
 
 async def _ended(process: Process) -> tuple[int, str]:
     """Exit status and the last line of what was said on standard error."""
     assert process.stderr is not None  # PIPE
     text = b""
-    async with asyncio.timeout(_WALL_CLOCK):
-        while chunk := await process.stderr.read(_ERROR_TEXT):
-            text = (text + chunk)[-_ERROR_TEXT:]
-        code = await process.wait()
+    try:
+        async with asyncio.timeout(_WALL_CLOCK):
+            while chunk := await process.stderr.read(_ERROR_TEXT):
+                text = (text + chunk)[-_ERROR_TEXT:]
+            code = await process.wait()
+    except TimeoutError as error:
+        raise Unavailable(f"a layer's conversion took more than {_WALL_CLOCK // 60} min") from error
     lines = text.decode(errors="replace").strip().splitlines()
     return code, "".join(c if c.isprintable() else "?" for c in lines[-1]) if lines else ""
 
@@ -275,4 +277,7 @@ async def _stop(process: Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
+    for pipe in filter(None, (process.stdout, process.stderr)):
+        while await pipe.read(CHUNK):
+            pass
+    await process.wait()

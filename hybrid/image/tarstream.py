@@ -109,7 +109,11 @@ def _block(source: BinaryIO, position: int, length: int) -> bytes:
     signed = total - 256 * sum(
         byte > 127 for byte in blank
     )  # some historic tars summed signed characters
-    if _number(header[148:156]) not in (total, signed):
+    field_ = header[148:156].strip(b" \0")
+    if not field_.isdigit() or int(field_, 10 if field_.strip(b"01234567") else 8) not in (
+        total,
+        signed,
+    ):
         raise InvalidInput(f"not a tar archive, or damaged: bad header checksum at byte {position}")
     return header
 

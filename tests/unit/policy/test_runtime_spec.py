@@ -21,6 +21,7 @@ from hybrid.policy.resources import ResourceRequest
 from hybrid.policy.runtime_spec import SpecRequest, build, uses_user_namespace, warnings
 
 GOLDEN = Path(__file__).parent / "golden"
+REGENERATE = bool(os.environ.get("HYBRID_REGENERATE"))
 CONTAINER = "0123456789ab" + "c" * 52
 
 
@@ -72,7 +73,7 @@ def test_golden(name: str) -> None:
     config["linux"].get("seccomp", {}).pop("syscalls", None)  # test_seccomp has them
     text = json.dumps(config, indent=1, sort_keys=True) + "\n"
     path = GOLDEN / f"{name}.json"
-    if os.environ.get("HYBRID_REGENERATE"):
+    if REGENERATE:
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")
 
