@@ -2,11 +2,11 @@
 """What ``make run`` does once hybrid is installed: guest, images, daemon, stack, proof. Root.
 
 Each step finds out by itself that it has nothing to do, so that a second run takes seconds.
+Environment: HYBRID_ROOT (state directory), STACK_PORT (port on 127.0.0.1; 8088).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -15,6 +15,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+from hybrid.guest.imagebuild import build_image
+from hybrid.paths import Paths, data_dir
+
 HERE = Path(__file__).resolve().parent
 HYBRID = [sys.executable, "-m", "hybrid.cli.main"]
 IMAGES = ("busybox", "postgres", "app", "nginx")
@@ -22,25 +25,18 @@ URL_DEADLINE = 120.0
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--root", type=Path, help="state directory (/var/lib/hybrid)")
-    options.add_argument("--port", default="8088", help="port on 127.0.0.1")
-    given = options.parse_args()
-    hybrid = [*HYBRID, *(["--root", str(given.root)] if given.root else [])]
-
+    root = os.environ.get("HYBRID_ROOT")
+    paths = Paths.of(Path(root) if root else None)
+    url = f"http://127.0.0.1:{os.environ.get('STACK_PORT', '8088')}/"
     step("guest image")
-    run([*hybrid, "guest", "build"])
+    run("guest", "build")
     step("example images")
     for name in IMAGES:
-        load_image(hybrid, name, given.root)
+        load_image(paths, name)
     step("stack")
-    run(
-        [*hybrid, "up", "-f", str(HERE / "compose.yaml"), "--remove-orphans"],
-        environment={"STACK_PORT": given.port},
-    )
+    run("up", "-f", str(HERE / "compose.yaml"), "--remove-orphans")
     step("proof")
-    run([*hybrid, "verify", "--all"])
-    url = f"http://127.0.0.1:{given.port}/"
+    run("verify", "--all")
     step("a note, through the front to the database and back")
     if not json.loads(ask(url))["notes"]:
         add_note(url, "kept behind two walls")
@@ -49,27 +45,23 @@ def main() -> int:
     return 0
 
 
-def load_image(hybrid: list[str], name: str, root: Path | None) -> None:
+def load_image(paths: Paths, name: str) -> None:
     """Builds the image's archive unless its recipe is unchanged, loads it unless it is there."""
-    from hybrid.guest.imagebuild import build_image
-    from hybrid.paths import Paths, data_dir
-
-    paths = Paths.of(root)
     archive = paths.root / "examples" / f"{name}.tar"
     before = archive.stat().st_mtime_ns if archive.exists() else 0
     build_image(paths, data_dir() / "images" / name, archive, note)
     loaded = archive.with_suffix(".loaded")
     unchanged = loaded.exists() and archive.stat().st_mtime_ns == before
-    if unchanged and present(hybrid, loaded.read_text().split()):
+    if unchanged and present(loaded.read_text().split()):
         note(f"{name} is loaded")
         return
-    output = run([*hybrid, "image", "load", "-q", "-i", str(archive)], capture=True)
-    note(output.strip())
+    output = run("image", "load", "-q", "-i", str(archive), capture=True).strip()
+    note(output)
     loaded.write_text("\n".join(line.partition(": ")[2] for line in output.splitlines()))
 
 
-def present(hybrid: list[str], references: list[str]) -> bool:
-    command = [*hybrid, "image", "inspect", *references]
+def present(references: list[str]) -> bool:
+    command = [*HYBRID, "image", "inspect", *references]
     return bool(references) and subprocess.run(command, capture_output=True).returncode == 0
 
 
@@ -100,14 +92,10 @@ def step(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
-def run(
-    command: list[str], *, capture: bool = False, environment: dict[str, str] | None = None
-) -> str:
-    """Runs a command to its end; its failure is ours, with the same exit code."""
+def run(*arguments: str, capture: bool = False) -> str:
+    """Runs a hybrid command to its end; its failure is ours, with the same exit code."""
     output = subprocess.PIPE if capture else None
-    done = subprocess.run(
-        command, stdout=output, text=True, env={**os.environ, **(environment or {})}
-    )
+    done = subprocess.run([*HYBRID, *arguments], stdout=output, text=True)
     if done.returncode:
         sys.exit(done.returncode)
     return done.stdout or ""

@@ -149,6 +149,10 @@ def attach(
         closing(client.wait(identity)) as waited,
         closing(client.attach(identity, stdin=stdin)) as stream,
     ):
+        if tty and all(terminal.size()):
+            # Not its size: the real one, which follows, then makes a shell draw its prompt again.
+            rows, columns = terminal.size()
+            client.resize(identity, rows + 1, columns + 1)
         session = Session(
             stream,
             tty=tty,

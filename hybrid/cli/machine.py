@@ -80,15 +80,15 @@ def ls(ctx: typer.Context, quiet: Quiet = False, format_: Format = None) -> None
         (
             str(machine.get("Name", "")),
             str(machine.get("Provider", "")),
-            str(machine.get("State", "")),
+            str(machine.get("Status", "")),
             str(machine.get("Kernel", "")),
             str(machine.get("Cpus") or "-"),
             format.size(machine["Memory"]) if machine.get("Memory") else "-",
-            str(machine.get("Containers", 0)),
+            str(len(machine.get("Containers") or ())),
         )
         for machine in machines
     ]
-    headings = ("NAME", "PROVIDER", "STATE", "KERNEL", "CPUS", "MEMORY", "CONTAINERS")
+    headings = ("NAME", "PROVIDER", "STATUS", "KERNEL", "CPUS", "MEMORY", "CONTAINERS")
     emit(format.listing(format_, quiet, headings, rows, machines, [row[0] for row in rows]))
 
 
