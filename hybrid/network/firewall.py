@@ -19,11 +19,7 @@ async def apply(ruleset: str) -> None:
 
 async def warnings(instance: str) -> list[str]:
     """One line for each foreign chain whose policy drops what hybrid's own rules let through."""
-    try:
-        listed = json.loads(await _nft("-j", "list", "chains"))
-    except ValueError as error:
-        raise Internal(f"nft -j list chains: not JSON: {error}") from error
-    return obstacles(listed, instance)
+    return obstacles(await _listed("chains"), instance)
 
 
 def obstacles(listed: dict[str, Any], instance: str) -> list[str]:
@@ -31,7 +27,7 @@ def obstacles(listed: dict[str, Any], instance: str) -> list[str]:
     found = []
     effect = {
         "forward": "containers may not reach each other or the outside",
-        "input": "containers may not resolve names",
+        "input": "containers may not resolve names, and published ports bypass it (they are forwarded)",
     }
     for item in listed.get("nftables", []):
         chain = item.get("chain", {})
@@ -51,8 +47,7 @@ def obstacles(listed: dict[str, Any], instance: str) -> list[str]:
 
 async def foreign_ports(instance: str) -> set[tuple[str, str, int]]:
     """What other instances on this host publish: protocol, address, port."""
-    listed = json.loads(await _nft("-j", "list", "maps"))
-    return published(listed, instance)
+    return published(await _listed("maps"), instance)
 
 
 def published(listed: dict[str, Any], instance: str) -> set[tuple[str, str, int]]:
@@ -69,6 +64,14 @@ def published(listed: dict[str, Any], instance: str) -> set[tuple[str, str, int]
                 found.add((fields[0], "0.0.0.0", int(fields[1])))
             elif name == "published_at":
                 found.add((fields[0], fields[1], int(fields[2])))
+    return found
+
+
+async def _listed(what: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(await _nft("-j", "list", what))
+    except ValueError as error:
+        raise Internal(f"nft -j list {what}: not JSON: {error}") from error
     return found
 
 

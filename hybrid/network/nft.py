@@ -111,6 +111,11 @@ def _sets(instance: str, networks: Sequence[NetworkConfig], endpoints: Sequence[
 def _inet(
     instance: str, table: str, networks: Sequence[NetworkConfig], endpoints: Sequence[Endpoint]
 ) -> str:
+    sets = _sets(instance, networks, endpoints)
+    return f"table inet {table} {{\n{sets}{_translation(instance, networks)}{_filter()}}}\n"
+
+
+def _translation(instance: str, networks: Sequence[NetworkConfig]) -> str:
     chains = (
         # route_localnet on the bridges makes 127/8 routable there: nothing from the wire may use
         # it.
@@ -143,6 +148,13 @@ def _inet(
         _chain(
             "postrouting", _masquerade(instance, networks), "nat hook postrouting priority srcnat"
         ),
+    )
+    return "".join(chains)
+
+
+def _filter() -> str:
+    """What is forwarded from and to guests, and what they reach on the host itself."""
+    chains = (
         _chain(
             "forward",
             [
@@ -186,7 +198,7 @@ def _inet(
             ],
         ),
     )
-    return f"table inet {table} {{\n{_sets(instance, networks, endpoints)}{''.join(chains)}}}\n"
+    return "".join(chains)
 
 
 def _masquerade(instance: str, networks: Sequence[NetworkConfig]) -> list[str]:

@@ -18,6 +18,8 @@ from hybrid.machine.providers.host import HostProvider
 from hybrid.paths import Paths
 from hybrid.wire.messages import Facts
 
+pytestmark = pytest.mark.root
+
 
 @pytest.fixture
 async def provider(paths: Paths, agent: Path) -> AsyncIterator[HostProvider]:

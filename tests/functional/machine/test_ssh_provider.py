@@ -22,6 +22,8 @@ from hybrid.machine.providers.ssh import SshProvider
 from hybrid.paths import Paths
 from hybrid.wire.messages import Facts
 
+pytestmark = pytest.mark.root
+
 ID = "0123456789abcdef" * 4
 Make = Callable[[], SshProvider]
 

@@ -13,6 +13,8 @@ import pytest
 
 from hybrid.errors import InvalidInput
 
+pytestmark = pytest.mark.root
+
 FRONT_NAMES = {"10.9.1.2": ["web", "one"], "10.9.1.3": ["app", "svc.internal"]}
 
 

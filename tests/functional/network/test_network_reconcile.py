@@ -17,6 +17,7 @@ from hybrid.network.model import Endpoint, NetworkConfig, PortMapping, device_na
 from hybrid.network.network import Networks
 from hybrid.paths import Paths
 
+pytestmark = pytest.mark.root
 OWNER = """
 import asyncio, json, sys, time
 from pathlib import Path

@@ -13,6 +13,8 @@ import pytest
 from hybrid.errors import Conflict, InvalidInput
 from hybrid.network.model import PortMapping
 
+pytestmark = pytest.mark.root
+
 
 async def test_endpoints_of_one_network_reach_each_other(lab) -> None:
     one, two = await lab.attach(lab.front, 2), await lab.attach(lab.front, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.network import nft
-from hybrid.network.firewall import obstacles
+from hybrid.network.firewall import obstacles, published
 from hybrid.network.model import Endpoint, NetworkConfig, PortMapping
 
 INSTANCE = "0123abcd"
@@ -59,3 +59,19 @@ def test_a_foreign_chain_that_drops_is_an_obstacle() -> None:
     own = {**docker, "table": nft.table_name(INSTANCE), "policy": "drop"}
     assert obstacles(listed(**own), INSTANCE) == []
     assert obstacles(listed(family="ip", table="x", name="regular"), INSTANCE) == []
+
+
+def test_what_other_instances_publish() -> None:
+    def element(*key: str | int) -> list[object]:
+        return [{"concat": list(key)}, {"concat": ["10.9.1.2", 80]}]
+
+    def listed(table: str) -> dict[str, object]:
+        everywhere = {"table": table, "name": "published_everywhere", "elem": [element("tcp", 80)]}
+        one = {"table": table, "name": "published_at", "elem": [element("udp", "127.0.0.1", 53)]}
+        empty = {"table": table, "name": "published_at"}
+        return {"nftables": [{"map": everywhere}, {"map": one}, {"map": empty}, {"table": {}}]}
+
+    found = {("tcp", "0.0.0.0", 80), ("udp", "127.0.0.1", 53)}
+    assert published(listed("hybrid_other"), INSTANCE) == found
+    assert published(listed(nft.table_name(INSTANCE)), INSTANCE) == set()
+    assert published(listed("kube"), INSTANCE) == set()
