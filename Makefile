@@ -3,7 +3,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 # Starting the daemon, bridges and guests needs root.
-SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo)
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=HYBRID_ROOT,STACK_PORT)
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
