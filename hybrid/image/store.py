@@ -30,6 +30,7 @@ from hybrid.image import reference
 from hybrid.image.archive import Archive, Unpacked
 from hybrid.image.blobs import Blobs, disk_errors, replace_file, room
 from hybrid.image.config import ImageConfig
+from hybrid.image.export import Exported, stream
 from hybrid.image.layer import Bounds, LayerConverter, SquashfsConverter, compression
 from hybrid.image.manifest import Descriptor, Index, Manifest
 from hybrid.paths import Paths
@@ -234,6 +235,22 @@ class ImageStore:
             await self._convert.convert(self._blobs.path(layer.digest), diff_id)
             for layer, diff_id in zip(record.parsed.layers, record.config.diff_ids, strict=True)
         ]
+
+    def save(self, texts: Sequence[str]) -> AsyncIterator[bytes]:
+        """An archive of these images, as ``docker save``: a name goes out with itself, an id with
+        no name. NotFound before the first byte.
+        """
+        chosen: dict[str, Names] = {}
+        for text in texts:
+            image = self.resolve(text)
+            names = chosen.setdefault(image.id, [])
+            if not self._is_id(text, image):
+                names.append(str(reference.parse(text)))
+        exported = [
+            Exported(self._images[key].manifest, self._images[key].parsed, names)
+            for key, names in chosen.items()
+        ]
+        return stream(exported, self._directory)
 
     # --- names and removal -----------------------------------------------------------------------
 

@@ -412,3 +412,28 @@ async def test_a_damaged_store_is_said(
 def test_tagging_refuses_digests(store: ImageStore) -> None:
     with pytest.raises(NotFound):
         store.tag("nothing", "x")
+
+
+@pytest.mark.parametrize("oci", [False, True])
+async def test_what_is_saved_can_be_loaded(
+    paths: Paths, store: ImageStore, tmp_path: Path, oci: bool
+) -> None:
+    made = simple()
+    await load(store, made.oci_archive() if oci else made.docker_archive())
+    store.tag("made:1", "other:2")
+    saved = b"".join([chunk async for chunk in store.save(["made:1", "other:2"])])
+    again = b"".join([chunk async for chunk in store.save(["made:1", "other:2"])])
+    assert saved == again
+    elsewhere = Paths(tmp_path / "b", tmp_path / "b/run")
+    other = ImageStore(elsewhere, MemoryConverter(elsewhere))
+    assert await load(other, saved) == [(made.id, "made:1"), (made.id, "other:2")]
+
+
+async def test_saving_by_id_has_no_name(store: ImageStore) -> None:
+    made = simple()
+    await load(store, made.docker_archive())
+    saved = b"".join([chunk async for chunk in store.save([made.id])])
+    await store.remove("made:1")
+    assert await load(store, saved) == [(made.id, "")]
+    with pytest.raises(NotFound):
+        store.save(["nothing"])
