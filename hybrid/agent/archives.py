@@ -45,9 +45,12 @@ def get(path: str) -> Callable[[int, Callable[[Any], None]], None]:
         report(stat_path(path))
         name = _absolute(path)
         top = "." if name.endswith("/.") else posixpath.basename(posixpath.normpath(name)) or "/"
-        with open(data, "wb", closefd=False, buffering=_BUFFER) as pipe, tarfile.open(
-            fileobj=pipe, mode="w|", format=tarfile.PAX_FORMAT, errorlevel=2
-        ) as archive:
+        with (
+            open(data, "wb", closefd=False, buffering=_BUFFER) as pipe,
+            tarfile.open(
+                fileobj=pipe, mode="w|", format=tarfile.PAX_FORMAT, errorlevel=2
+            ) as archive,
+        ):
             _add(archive, name if name.endswith("/") else name.rstrip("/") or "/", top)
 
     return work
@@ -57,8 +60,6 @@ def _add(archive: tarfile.TarFile, path: str, name: str) -> None:
     if stat.S_ISSOCK(os.lstat(path).st_mode):
         return
     member = archive.gettarinfo(path, name)
-    if member is None:
-        return
     member.pax_headers = _extended_attributes(path)
     if member.isreg():
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from hybrid.agent import (
     cgroups,
     console,
     descriptors,
+    limits,
     network,
     oom,
     syscalls,
@@ -38,6 +40,7 @@ from hybrid.errors import Conflict, HybridError, Internal, InvalidInput, NotFoun
 from hybrid.wire.messages import CreateContainer, CreateExec, Exited, OutOfMemory, Started
 
 _KILL_WAIT = 10.0
+_BEGIN_WAIT = 10.0
 _JOINED = ("user", "net", "pid", "ipc")
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -62,6 +65,9 @@ class Container:
         self.group = cgroups.Group({})
         self.namespaces: dict[str, int] = {}  # kind to a held descriptor
         self.root = -1  # its root directory, as it sees it
+        self._loader: tuple[int, int] | None = (
+            None  # crun's program file, until init executes its own
+        )
         self.oom_kills = 0
 
     def __repr__(self) -> str:
@@ -79,6 +85,26 @@ class Container:
         if number >= id_map.size:
             raise InvalidInput(f"id {number} is beyond the container's range of {id_map.size} ids")
         return id_map.base + number
+
+    def loaded(self, pid: int) -> None:
+        """Init is there, still running crun's code."""
+        self.init.pid = pid
+        self._loader = _program(pid)
+
+    async def begun(self) -> None:
+        """Returns when init executes its own program (or has ended).
+
+        Until then its filter is not set, so evidence would be wrong; and older crun (1.8) cannot
+        join it, for its memory still belongs to the machine's user namespace.
+        """
+        deadline = time.monotonic() + _BEGIN_WAIT
+        while self._loader is not None:
+            if self.init.status == "created":
+                raise Conflict(f"container {self.request.container} is not running")
+            if _program(self.init.pid) != self._loader or time.monotonic() > deadline:
+                self._loader = None
+            else:
+                await asyncio.sleep(0.002)
 
     def process(self, exec_id: str) -> Process:
         """Its init (""), or one of its execs."""
@@ -175,6 +201,7 @@ class Containers:
                 size=(request.rows, request.columns),
             )
             container.config = bundle.fill(request.config, filling)
+            limits.allow(container.config["process"])
             for number, share in enumerate(request.shares):
                 if share.populate:
                     await self._populate(container, image, number, shares[number])
@@ -242,7 +269,7 @@ class Containers:
                     request.container, container.directory, stdio, socket
                 ),
             )
-            container.init.pid = pid
+            container.loaded(pid)
             self._reaper.watch(pid, lambda code: self._init_ended(container, code))
         # in this order at the end: nothing may hold the mounts when they go
         stack.push_async_callback(self._end, container)
@@ -260,7 +287,7 @@ class Containers:
 
     async def start(self, container: Container) -> Started:
         init = container.init
-        if init.status != "created":
+        if not init.has("created"):
             raise Conflict(f"cannot start container {init.container}: it is {init.status}")
         if init.pid == 0:
             raise Internal(f"container {init.container} ended before it was started")
@@ -269,7 +296,7 @@ class Containers:
         try:
             await self._crun.start(init.container)
         except HybridError:
-            if init.status == "running":
+            if init.has("running"):
                 init.status = "created"
             raise
         return Started(pid, init.started_ns)
@@ -300,6 +327,7 @@ class Containers:
         try:
             user = _user(container.root, given, container.config["process"]["user"])
             spec = bundle.process(self._with_defaults(container, given), user, process.terminal)
+            limits.allow(spec)
             base = container.machine_id(0)
             with syscalls.file_system_ids(base, base):
                 _make_directories(container.root, spec["cwd"])
@@ -317,6 +345,7 @@ class Containers:
         extra: tuple[int, ...] = (),
     ) -> int:
         """``crun exec`` of a filled-in process object; ``extra`` descriptors are passed on as 3, 4, …"""
+        await container.begun()
         owner = spec["user"]
         uid, gid = container.machine_id(owner["uid"]), container.machine_id(owner["gid"])
         directory = container.directory / f"exec-{process.exec}"
@@ -389,10 +418,10 @@ class Containers:
 
     async def pause(self, container: Container, paused: bool) -> None:
         init = container.init
-        if init.status != ("running" if paused else "paused"):
+        if not init.has("running" if paused else "paused"):
             raise Conflict(f"container {init.container} is {init.status}")
         await self._crun.pause(init.container, paused)
-        if init.status != "stopped":
+        if not init.has("stopped"):
             init.status = "paused" if paused else "running"
 
     async def update(self, container: Container, resources: dict[str, Any]) -> None:
@@ -501,6 +530,15 @@ async def _copy(reaper: Reaper, source: Place, target: Place) -> None:
             await writer.close()
     finally:
         await reader.close()
+
+
+def _program(pid: int) -> tuple[int, int] | None:
+    """What file the process executes; None if it has ended."""
+    try:
+        found = os.stat(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _kinds(config: dict[str, Any]) -> set[str]:

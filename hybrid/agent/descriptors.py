@@ -14,7 +14,7 @@ async def readable(descriptor: int) -> None:
     """Returns when ``descriptor`` can be read."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(descriptor, lambda: ready.done() or ready.set_result(None))
+    loop.add_reader(descriptor, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:
@@ -25,7 +25,7 @@ async def writable(descriptor: int) -> None:
     """Returns when ``descriptor`` can be written."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(descriptor, lambda: ready.done() or ready.set_result(None))
+    loop.add_writer(descriptor, lambda: None if ready.done() else ready.set_result(None))
     try:
         await ready
     finally:

@@ -23,6 +23,7 @@ from hybrid.wire.journal import STDERR, STDOUT
 from hybrid.wire.messages import ProcessState
 from hybrid.wire.session import Stream
 
+Status = Literal["created", "running", "paused", "stopped"]
 _READ = 1 << 16
 _LAST_READS = 32  # what a pipe may still hold; more comes only from processes that were left behind
 _GRACE = 2.0  # seconds that what an ended process left behind may hold its output open
@@ -34,7 +35,7 @@ class Process:
     def __init__(self, container: str, exec_id: str, *, terminal: bool, stdin: bool) -> None:
         self.container, self.exec = container, exec_id
         self.terminal, self.wants_stdin = terminal, stdin
-        self.status: Literal["created", "running", "paused", "stopped"] = "created"
+        self.status: Status = "created"
         self.pid = 0
         self.started_ns = self.finished_ns = 0
         self.exit_code = 0
@@ -53,6 +54,10 @@ class Process:
 
     def __repr__(self) -> str:
         return f"<Process {self.container[:12]}/{self.exec[:12]} {self.status} pid={self.pid} {self.ring!r}>"
+
+    def has(self, *statuses: Status) -> bool:
+        """Whether its status is one of these."""
+        return self.status in statuses
 
     # --- life --------------------------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Reaper:
             if null >= 0:
                 os.close(null)
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.watch(pid, lambda code: ended.done() or ended.set_result(code))
+        self.watch(pid, lambda code: None if ended.done() else ended.set_result(code))
         try:
             return await asyncio.wait_for(asyncio.shield(ended), timeout)
         except (TimeoutError, asyncio.CancelledError):

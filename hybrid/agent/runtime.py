@@ -27,8 +27,6 @@ _START_FAILURES = (
         "permission denied",
     ),
     (re.compile(r"open executable: Operation not permitted"), "is a directory: permission denied"),
-    # of exec only, and all that it says: the kernel refused what looked like a program
-    (re.compile(r"fail startup"), "permission denied"),
     (
         re.compile(r"open executable: No such file|exec.*: No such file"),
         "no such file or directory",

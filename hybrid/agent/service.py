@@ -12,7 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hybrid.agent import archives, cgroups, evidence, probe, stats, syscalls, system, top
+from hybrid.agent import archives, cgroups, evidence, limits, probe, stats, syscalls, system, top
 from hybrid.agent.containers import Container, Containers
 from hybrid.agent.machine import MachineProcesses
 from hybrid.agent.options import Options
@@ -39,6 +39,7 @@ class Service:
         if self._layout == "hybrid":
             cgroups.hide_unified()
         syscalls.become_subreaper()
+        limits.raise_open_files()
         self._reaper = Reaper()
         self._reaper.install()
         self._crun = Crun(options.state, self._reaper)
@@ -62,7 +63,9 @@ class Service:
 
     async def handle(self, request: m.Request[Any], connection: Connection) -> object:
         """The answer to one request; raises hybrid's errors."""
-        method: Callable[[Any, Connection], Awaitable[object]] | None = _METHODS.get(type(request))
+        method: Callable[[Service, Any, Connection], Awaitable[object]] | None = _METHODS.get(
+            type(request)
+        )
         if method is None:
             raise InvalidInput(f"unknown request {type(request).__name__}")
         name = getattr(request, "container", "")
@@ -283,7 +286,8 @@ class Service:
 
     async def _evidence(self, request: m.Evidence, connection: Connection) -> m.ContainerEvidence:
         container = _alive(self._containers.get(request.container))
-        return evidence.read(container.group, container.init.pid)
+        await container.begun()
+        return evidence.read(container.group, _alive(container).init.pid)
 
     async def _probe(self, request: m.Probe, connection: Connection) -> m.ProbeResults:
         container = self._containers.get(request.container)

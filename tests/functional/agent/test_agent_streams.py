@@ -21,8 +21,8 @@ from hybrid.wire.messages import (
     State,
     WriteInput,
 )
-
-from .conftest import Driver
+from tests.agentdriver import Driver
+from tests.functional.agent.conftest import RunningAgent
 
 MIB = 1 << 20
 
@@ -202,8 +202,10 @@ async def test_acknowledged_output_is_forgotten(driver: Driver) -> None:
     assert await driver.records(name, offset=state.journal_end) == []
 
 
-async def test_agent_memory_stays_small_under_much_output(driver: Driver) -> None:
-    pid = driver.agent.process.pid
+async def test_agent_memory_stays_small_under_much_output(
+    driver: Driver, agent_process: RunningAgent
+) -> None:
+    pid = agent_process.process.pid
     before = _rss(pid)
     request = driver.request("head", "-c", str(256 * MIB), "/dev/zero")
     await driver.client.call(request)
@@ -222,4 +224,3 @@ async def test_agent_memory_stays_small_under_much_output(driver: Driver) -> Non
 
 def _rss(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
-
