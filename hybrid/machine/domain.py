@@ -76,7 +76,10 @@ class FileDisk:
     unit: int | None = None
 
     def element(self) -> ET.Element:
-        driver = {"name": "qemu", "type": "raw"}
+        # A full disk of the host is an I/O error in the guest; libvirt's default would freeze the
+        # guest.
+        policy = {"error_policy": "report", "rerror_policy": "report"}
+        driver = {"name": "qemu", "type": "raw", **policy}
         if self.discard:
             driver["discard"] = "unmap"
         disk = _element(

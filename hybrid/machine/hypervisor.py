@@ -145,7 +145,13 @@ class Hypervisor:
             with self._reaper.active(), _translated(f"start {name}"):
                 self._live().createXML(xml, libvirt.VIR_DOMAIN_START_PAUSED)
 
-        await self._call(work)
+        starting = asyncio.ensure_future(self._call(work))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped: wait, so that the caller finds the domain to destroy.
+            await asyncio.wait({starting})
+            raise
 
     async def resume(self, name: str) -> None:
         """Lets a frozen domain run."""

@@ -67,20 +67,42 @@ async def probe(
     """Whether guests of ``kernel`` can run under KVM; remembered in ``cache`` until the host
     reboots.
     """
+    closed = _refusal(device)
+    if closed is not None:
+        return Answer(False, closed)
     answer = remembered(cache)
     if answer is None:
-        answer = await _ask(kernel, arch, device, deadline)
+        answer = await _ask(kernel, arch, deadline)
         cache.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
         stored = asdict(answer) | {"boot_id": _BOOT_ID.read_text().strip()}
         cache.write_text(json.dumps(stored))
     return answer
 
 
-async def _ask(kernel: Path, arch: str, device: Path, deadline: float) -> Answer:
+def group(device: Path = DEVICE) -> int | None:
+    """The group that a guest's QEMU must be in to open ``device``; None if any user may, or nobody."""
+    try:
+        found = device.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_gid if found.st_mode & 0o066 == 0o060 else None
+
+
+def _refusal(device: Path) -> str | None:
+    """Why guests, whose QEMUs are nobody in particular, cannot open ``device``. Not worth
+    remembering.
+    """
     if not device.exists():
-        return Answer(False, f"this host has no {device}")
+        return f"this host has no {device}"
+    mode = device.stat().st_mode
+    if mode & 0o006 != 0o006 and mode & 0o060 != 0o060:
+        return f"{device} is closed to guests: chgrp kvm {device} && chmod 0660 {device}"
     if not os.access(device, os.R_OK | os.W_OK):
-        return Answer(False, f"no permission to open {device}")
+        return f"no permission to open {device}"
+    return None
+
+
+async def _ask(kernel: Path, arch: str, deadline: float) -> Answer:
     program = shutil.which(qemu(arch))
     if program is None:
         return Answer(False, f"{qemu(arch)} is not installed")

@@ -57,6 +57,8 @@ class RunningGuest:
         """Held while a device is attached or detached."""
         self.doomed = False
         """Being destroyed by us: its end is no news."""
+        self.answering: asyncio.Task[None] | None = None
+        """Waits for the agent where nothing announces it."""
         self._pidfd: int | None = None
         self._exit_signal: int | None = None
         self._concluding: asyncio.Task[None] | None = None
@@ -97,6 +99,8 @@ class RunningGuest:
     def close(self) -> None:
         """Stops watching; the guest runs on."""
         self._release()
+        if self.answering is not None:
+            self.answering.cancel()
 
     def _process_ended(self) -> None:
         self._release()

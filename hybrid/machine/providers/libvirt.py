@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable
+from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable, Unsupported
 from hybrid.link import serial, vsock
 from hybrid.link.transport import Transport
 from hybrid.machine import access, design, domain, embed, evidence, kvm, orphans
@@ -71,6 +71,8 @@ class LibvirtProvider:
         self._callbacks: list[StoppedCallback] = []
         self._choosing_uid = asyncio.Lock()
         self._forgetting: dict[str, asyncio.Task[None]] = {}
+        self._leaving: dict[str, RunningGuest] = {}
+        """By domain name: dead guests whose end libvirt has not reported yet."""
 
     def __repr__(self) -> str:
         return f"<LibvirtProvider {self._hypervisor!r} {list(self._guests.values())}>"
@@ -255,8 +257,7 @@ class LibvirtProvider:
                 chosen = Accelerator.KVM
             elif wanted is Accelerator.KVM:
                 raise Unavailable(f"machine {request.name}: no KVM: {answer.reason}")
-        group = kvm.DEVICE.stat().st_gid if kvm.DEVICE.exists() else None
-        return HostFacts(arch, chosen, vsock=_VHOST_VSOCK.exists(), kvm_group=group)
+        return HostFacts(arch, chosen, vsock=_VHOST_VSOCK.exists(), kvm_group=kvm.group())
 
     async def _place(self, request: MachineRequest) -> tuple[RunningGuest, Placement]:
         """A record, a uid and a place for sockets; the uid is held by the record from here on."""
@@ -306,6 +307,11 @@ class LibvirtProvider:
             access.grant_share(share, guest.uid, guest.gid, self._ours)
         self._console_log(guest.id).remove()
         await self._hypervisor.create(guest.name, definition.xml())
+        if not self._console_socket(guest.id).exists():
+            raise Unsupported(
+                f"{self._hypervisor.uri} starts guests on another host, where {directory} is not"
+                " this host's: add that host with 'hybrid machine add' instead"
+            )
         self._watch(guest)
         # The guest is still frozen: nothing that it prints is lost, and it runs only as who it
         # should.
@@ -313,6 +319,21 @@ class LibvirtProvider:
             raise Internal(f"libvirt started {guest.name} as another user than {guest.uid}")
         await guest.console.open()
         await self._hypervisor.resume(guest.name)
+        running = await self._running(guest)
+        if running.vsock_cid is not None:
+            guest.answering = asyncio.create_task(self._knock(guest, running.vsock_cid))
+
+    async def _knock(self, guest: RunningGuest, cid: int) -> None:
+        """Finds out when the agent listens: unlike a serial port, vsock has no event for it."""
+        while True:
+            try:
+                transport = await vsock.connect(cid, AGENT_VSOCK_PORT)
+            except Unavailable:
+                await asyncio.sleep(_POLL)
+            else:
+                await transport.close()
+                guest.ready.set()
+                return
 
     def _watch(self, guest: RunningGuest) -> None:
         pid = read_pid(pid_file(self._hypervisor.uri, self._paths.libvirt, guest.name))
@@ -348,6 +369,7 @@ class LibvirtProvider:
             with contextlib.suppress(NotFound):
                 await self._hypervisor.destroy(guest.name)
         elif not guest.stopped.is_set():
+            self._leaving[guest.name] = guest
             task = asyncio.create_task(self._forget(guest), name=f"forget {guest.name}")
             self._forgetting[guest.id] = task
             task.add_done_callback(lambda _task: self._forgetting.pop(guest.id, None))
@@ -357,7 +379,9 @@ class LibvirtProvider:
         too.
         """
         with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(guest.stopped.wait(), _DEATH)
             await asyncio.wait_for(self._gone(guest.name), _DEATH)
+        self._leaving.pop(guest.name, None)
         self._remove_files(guest.id)
 
     async def _gone(self, name: str) -> None:
@@ -442,6 +466,9 @@ class LibvirtProvider:
     # Events
 
     def _by_name(self, name: str) -> RunningGuest | None:
+        leaving = self._leaving.get(name)
+        if leaving is not None:
+            return leaving
         return next((guest for guest in self._guests.values() if guest.name == name), None)
 
     def _port_event(self, name: str, is_open: bool) -> None:

@@ -18,6 +18,7 @@ ARCH = "x86_64"
 def device(tmp_path: Path) -> Path:
     path = tmp_path / "kvm-device"
     path.touch()
+    path.chmod(0o666)
     return path
 
 
@@ -76,10 +77,32 @@ async def test_the_answer_is_remembered_until_the_host_reboots(
 ) -> None:
     install(tmp_path, monkeypatch, "echo 'Kernel panic'")
     await ask(tmp_path, device)
-    assert (await ask(tmp_path, tmp_path / "none")).usable
+    monkeypatch.setenv("PATH", str(tmp_path))  # nothing to ask any more
+    assert (await ask(tmp_path, device)).usable
     cache = tmp_path / "run" / "kvm.json"
     cache.write_text(json.dumps({"usable": True, "reason": "", "boot_id": "another"}))
-    assert not (await ask(tmp_path, tmp_path / "none")).usable
+    assert not (await ask(tmp_path, device)).usable
+
+
+@pytest.mark.parametrize(
+    ("mode", "usable", "group"),
+    [(0o600, False, False), (0o640, False, False), (0o660, True, True), (0o666, True, False)],
+)
+async def test_guests_must_be_able_to_open_the_device(
+    tmp_path: Path,
+    device: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: int,
+    usable: bool,
+    group: bool,
+) -> None:
+    install(tmp_path, monkeypatch, "echo 'Kernel panic'")
+    device.chmod(mode)
+    answer = await ask(tmp_path, device)
+    assert answer.usable is usable
+    if not usable:
+        assert answer.reason.endswith(f"chgrp kvm {device} && chmod 0660 {device}")
+    assert kvm.group(device) == (device.stat().st_gid if group else None)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"boot_id": 1}'])
