@@ -112,3 +112,12 @@ def unpack(tar: Path, target: Path) -> None:
             target,
         ]
     )
+
+
+def program(tree: Path, path: Path) -> list[str]:
+    """The start of the command line that runs a program of an unpacked tree on this machine.
+
+    It goes through the tree's own loader and libraries, so this machine's don't matter.
+    """
+    libraries = ":".join(str(directory) for directory in sorted(tree.glob("usr/lib/*-linux-gnu")))
+    return [str(tree / architecture().loader), "--library-path", libraries, str(path)]

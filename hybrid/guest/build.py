@@ -200,6 +200,8 @@ class _Build:
             target = own / source.removesuffix(".c")
             target.write_bytes(self._compiled(source))
             target.chmod(0o755)
+        # the agent need not ask crun, whose start takes a while on a slow machine
+        (own / "runtime").write_text(f"{self._crun_version(packages)}\n")
         (own / "sysctl.conf").write_text("\n".join(self.recipe.section("sysctl.conf")) + "\n")
         if self.agent:
             shutil.copyfile(self.agent, own / "agent.pyz")
@@ -215,6 +217,10 @@ class _Build:
             for path in sorted(sources.rglob("*.pyc"))
         }
         zipapp.write(own / "agent.pyz", contents | compiled)
+
+    def _crun_version(self, packages: Path) -> str:
+        words = [*bootstrap.program(packages, packages / "usr/bin/crun"), "--version"]
+        return command.run(words).splitlines()[0].replace(" version ", " ")
 
     def _compile_standard_library(self, packages: Path) -> None:
         """Leaves the byte code in the sources' place: half the size, and quicker to find."""

@@ -17,10 +17,7 @@ def compile_modules(
     """
     command.run(
         [
-            tree / bootstrap.architecture().loader,
-            "--library-path",
-            next(tree.glob("usr/lib/*-linux-gnu")),
-            next(tree.glob("usr/bin/python3.*")),
+            *bootstrap.program(tree, next(tree.glob("usr/bin/python3.*"))),
             *("-S", "-m", "compileall", "-q", "-j1", "--invalidation-mode", "unchecked-hash"),
             *(["-b"] if beside else []),
             *("-s", strip, "-p", shown_as, directory),

@@ -66,7 +66,5 @@ def tool(paths: Paths, name: str) -> list[str]:
     for directory in _PROGRAM_DIRECTORIES:
         program = base / directory / name
         if program.exists():
-            loader = base / bootstrap.architecture().loader
-            libraries = ":".join(str(path) for path in sorted(base.glob("usr/lib/*-linux-gnu")))
-            return [str(loader), "--library-path", libraries, str(program)]
+            return bootstrap.program(base, program)
     raise NotFound(f"the tools tree has no program {name}: run 'hybrid guest build'")
