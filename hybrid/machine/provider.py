@@ -113,6 +113,22 @@ class Boot:
 
 
 @dataclass(frozen=True)
+class Remote:
+    """How to reach a box that runs already: ``ssh://[user@]host[:port]``.
+
+    ``identity`` is one more private key; ``known_hosts`` replaces the user's file. An unknown host
+    key is refused unless ``accept_host_key`` or its ``fingerprint`` (SHA256:…) says otherwise; a
+    changed one always.
+    """
+
+    address: str
+    identity: str = ""
+    known_hosts: str = ""
+    accept_host_key: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
 class MachineRequest:
     """Everything ``create`` needs. Devices named here need no hot-plug; more can be attached later.
 
@@ -129,6 +145,7 @@ class MachineRequest:
     disks: tuple[Disk, ...] = ()
     nics: tuple[Nic, ...] = ()
     shares: tuple[ShareDevice, ...] = ()
+    remote: Remote | None = None
 
     def __post_init__(self) -> None:
         _check(_MACHINE_ID, self.id, "machine id")

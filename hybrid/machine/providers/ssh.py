@@ -1,27 +1,35 @@
 """Boxes reached over SSH: the agent runs there, detached; the link goes through an SSH channel.
 
-A box is made known with ``add`` and remembered in its machine directory (``ssh.json``,
-``known_hosts``). It runs already, so ``create`` only makes sure that the agent does, and
-``destroy`` takes the agent off it again. The agent and its containers outlive every connection; a
-lost one is made anew by the next ``connect``. A box never "stops" by itself as far as this provider
-can tell: when its agent was started anew, the agent's hello has another boot id.
+``create`` is told where the box is, checks its host key, puts the agent there and starts it, and
+remembers the box in its machine directory (``ssh.json``, ``known_hosts``); ``destroy`` takes the
+agent off it again. The agent and its containers outlive every connection; a lost one is made anew
+by the next ``connect``. A box never "stops" by itself as far as this provider can tell: when its
+agent was started anew, the agent's hello has another boot id.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import logging
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hybrid.errors import HybridError, Internal, InvalidInput, NotFound, Unavailable, Unsupported
+from hybrid.errors import (
+    Conflict,
+    HybridError,
+    Internal,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
 from hybrid.host import address as addresses
 from hybrid.host import provision
 from hybrid.host.connection import Connection, HostKeyTrust, target_of
-from hybrid.host.facts import BoxFacts
 from hybrid.host.provision import Place
 from hybrid.link.client import AgentClient
 from hybrid.link.transport import Transport
@@ -31,6 +39,7 @@ from hybrid.machine.provider import (
     MachineRequest,
     MachineStatus,
     Nic,
+    Remote,
     ShareDevice,
     StoppedCallback,
 )
@@ -46,6 +55,7 @@ _RECORD = "ssh.json"
 class _Box:
     """One known box; ``lock`` covers making and using up its connection."""
 
+    remote: Remote
     address: addresses.Address
     place: Place
     connection: Connection | None = None
@@ -83,55 +93,46 @@ class SshProvider:
         """Reads which boxes are known; connects to none."""
         for record in (self._paths.root / "machines").glob(f"*/{_RECORD}"):
             try:
-                address = addresses.parse(str(json.loads(record.read_text())["address"]))
-            except (OSError, ValueError, KeyError, TypeError, InvalidInput) as error:
+                remote = Remote(**json.loads(record.read_text()))
+                self._boxes[record.parent.name] = self._new(record.parent.name, remote)
+            except (OSError, ValueError, TypeError, InvalidInput) as error:
                 log.error("passing over the unreadable %s: %s", record, error)
-                continue
-            self._boxes[record.parent.name] = _Box(address, self._place(record.parent.name))
 
     async def close(self) -> None:
         """Ends the connections; the agents run on."""
         for box in self._boxes.values():
-            if box.connection is not None:
-                await box.connection.close()
-                box.connection = None
-
-    async def add(
-        self, machine_id: str, address: str, *, accept_host_key: bool = False, fingerprint: str = ""
-    ) -> BoxFacts:
-        """Makes a box known: its host key is checked, the agent put there and started.
-
-        Forbidden for an unknown host key (unless accepted) or a changed one; Unsupported, with the
-        name of the package, when python3 or crun is missing. On failure nothing is remembered.
-        """
-        if machine_id in self._boxes:
-            raise InvalidInput(f"machine {machine_id[:12]} is known already")
-        box = _Box(addresses.parse(address), self._place(machine_id))
-        directory = self._paths.machine(machine_id)
-        try:
-            trust = HostKeyTrust(directory / "known_hosts", accept_host_key, fingerprint)
-            box.connection = await self._dial(box, trust)
-            found = await provision.examine(box.connection)
-            await self._provision(box, box.connection)
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / _RECORD).write_text(json.dumps({"address": str(box.address)}))
-        except BaseException:
-            if box.connection is not None:
-                await box.connection.close()
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-        self._boxes[machine_id] = box
-        return found
+            await _close(box)
 
     async def create(self, request: MachineRequest) -> None:
-        """The agent runs on the box, which ``add`` has made known."""
+        """The agent runs on the box. Without ``request.remote`` it must be a box that is known.
+
+        Forbidden for an unknown host key (unless accepted) or a changed one; Unsupported, with the
+        name of the package, when python3 or crun is missing. A box that was not known before is not
+        remembered on failure.
+        """
         if request.disks or request.nics or request.shares:
             raise Unsupported("a box reached over SSH takes no devices")
-        box = self._box(request.id)
-        async with box.lock:
-            connection = await self._connected(request.id, box)
-            await provision.examine(connection)
-            await self._provision(box, connection)
+        known = self._boxes.get(request.id)
+        if request.remote is None or (known is not None and known.remote == request.remote):
+            box = self._box(request.id)
+        else:
+            if known is not None:
+                raise Conflict(f"machine {request.name} is {known.address} already")
+            box = self._new(request.id, request.remote)
+        # From before a destroy: who the box was must not be forgotten because it can't be reached.
+        accepted = self._paths.machine(request.id).exists()
+        try:
+            async with box.lock:
+                connection = await self._connected(request.id, box)
+                await provision.examine(connection)
+                await self._provision(box, connection)
+            self._remember(request.id, box)
+        except BaseException:
+            if known is None:
+                await _close(box)
+            if known is None and not accepted:
+                shutil.rmtree(self._paths.machine(request.id), ignore_errors=True)
+            raise
 
     async def connect(self, machine_id: str) -> Transport:
         """A channel to the agent; connects and starts the agent anew where that is needed."""
@@ -142,9 +143,9 @@ class SshProvider:
                 return await self._link(box, await self._connected(machine_id, box))
             except Unavailable:
                 # A kept connection may have been dead for a while without anyone noticing.
-                if not kept or box.connection is None:
+                if not kept:
                     raise
-                await box.connection.close()
+                await _close(box)
                 return await self._link(box, await self._connected(machine_id, box))
 
     async def attach_disk(self, machine_id: str, disk: Disk) -> None:
@@ -168,7 +169,8 @@ class SshProvider:
     async def destroy(self, machine_id: str) -> None:
         """Takes the agent off the box, with its containers, and forgets the box.
 
-        A box that can't be reached is forgotten all the same.
+        A box that can't be reached is forgotten all the same. Its accepted host key stays in the
+        machine's directory: should the machine be created again, it must be the same box.
         """
         box = self._boxes.get(machine_id)
         if box is None:
@@ -180,10 +182,9 @@ class SshProvider:
                 await provision.remove(connection, box.place)
             except HybridError as error:
                 log.warning("%s is forgotten, but its agent may run on: %s", box.address, error)
-            if box.connection is not None:
-                await box.connection.close()
+            await _close(box)
             self._boxes.pop(machine_id, None)
-            shutil.rmtree(self._paths.machine(machine_id), ignore_errors=True)
+            (self._paths.machine(machine_id) / _RECORD).unlink(missing_ok=True)
 
     async def list(self) -> list[MachineStatus]:
         """All known boxes. They are taken to run: whether one answers, ``connect`` finds out."""
@@ -207,24 +208,33 @@ class SshProvider:
 
     # --- inside the box's lock --------------------------------------------------------------------
 
-    def _place(self, machine_id: str) -> Place:
-        return Place(machine_id, self._state, self._run)
+    def _new(self, machine_id: str, remote: Remote) -> _Box:
+        address = addresses.parse(remote.address)
+        return _Box(remote, address, Place(machine_id, self._state, self._run))
+
+    def _remember(self, machine_id: str, box: _Box) -> None:
+        directory = self._paths.machine(machine_id)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _RECORD).write_text(json.dumps(dataclasses.asdict(box.remote)))
+        self._boxes[machine_id] = box
 
     def _box(self, machine_id: str) -> _Box:
         if machine_id not in self._boxes:
             raise NotFound(f"no such box: {machine_id[:12]} (hybrid machine add)")
         return self._boxes[machine_id]
 
-    async def _dial(self, box: _Box, trust: HostKeyTrust) -> Connection:
-        return await Connection.open(target_of(box.address, self._ssh_config, self._home), trust)
-
     async def _connected(self, machine_id: str, box: _Box) -> Connection:
         if box.connection is None or not box.connection.alive:
-            if box.connection is not None:
-                await box.connection.close()
-                box.connection = None
-            trust = HostKeyTrust(self._paths.machine(machine_id) / "known_hosts")
-            box.connection = await self._dial(box, trust)
+            await _close(box)
+            remote = box.remote
+            target = target_of(box.address, self._ssh_config, self._home)
+            if remote.identity:
+                target = replace(target, identities=(Path(remote.identity), *target.identities))
+            if remote.known_hosts:
+                target = replace(target, known_hosts=(Path(remote.known_hosts),))
+            own = self._paths.machine(machine_id) / "known_hosts"
+            trust = HostKeyTrust(own, remote.accept_host_key, remote.fingerprint)
+            box.connection = await Connection.open(target, trust)
         return box.connection
 
     async def _link(self, box: _Box, connection: Connection) -> Transport:
@@ -271,3 +281,9 @@ class SshProvider:
         if stream is None:
             return None
         return await AgentClient.connect(stream, timeout=20, name=str(box.address))
+
+
+async def _close(box: _Box) -> None:
+    if box.connection is not None:
+        await box.connection.close()
+        box.connection = None

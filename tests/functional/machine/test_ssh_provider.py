@@ -10,20 +10,24 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from hybrid.errors import Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
+from hybrid.errors import Conflict, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
 from hybrid.host import provision
 from hybrid.host.address import parse
 from hybrid.host.connection import Connection, HostKeyTrust, target_of
 from hybrid.link.client import AgentClient
+from hybrid.machine import profile
+from hybrid.machine.provider import MachineRequest, Remote
 from hybrid.machine.providers.ssh import SshProvider
 from hybrid.paths import Paths
 from hybrid.wire.messages import Facts
 
 pytestmark = pytest.mark.root
 
+PROFILE = profile.load("default")
 ID = "0123456789abcdef" * 4
 Make = Callable[[], SshProvider]
 
@@ -52,6 +56,11 @@ async def provider(make: Make) -> AsyncIterator[SshProvider]:
     await made.close()
 
 
+async def add(provider: SshProvider, address: str, **options: Any) -> None:
+    request = MachineRequest(ID, "box", PROFILE, 0, 0, remote=Remote(address, **options))
+    await provider.create(request)
+
+
 async def boot_id(provider: SshProvider) -> str:
     client = await AgentClient.connect(await provider.connect(ID), timeout=20)
     try:
@@ -63,8 +72,10 @@ async def boot_id(provider: SshProvider) -> str:
 
 async def test_a_known_box(provider: SshProvider, box, place: Path) -> None:
     box.trust()
-    facts = await provider.add(ID, box.url)
-    assert facts.uid == 0 and facts.crun and facts.python
+    for _ in range(2):
+        await add(provider, box.url)
+    with pytest.raises(Conflict):
+        await add(provider, "ssh://root@elsewhere")
     assert await boot_id(provider) == await boot_id(provider)
     (status,) = await provider.list()
     assert status.id == ID and status.details == {"address": box.url, "connected": "true"}
@@ -77,7 +88,7 @@ async def test_a_known_box(provider: SshProvider, box, place: Path) -> None:
 
 async def test_an_unknown_host_key_is_shown_and_refused(provider: SshProvider, box) -> None:
     with pytest.raises(Forbidden) as caught:
-        await provider.add(ID, box.url)
+        await add(provider, box.url)
     assert "unknown host key" in caught.value.message
     assert box.fingerprint() in caught.value.message
     assert "--accept-host-key" in caught.value.message
@@ -89,8 +100,8 @@ async def test_an_unknown_host_key_is_shown_and_refused(provider: SshProvider, b
 async def test_a_host_key_that_was_accepted_is_remembered(make: Make, box) -> None:
     first = make()
     with pytest.raises(Forbidden, match="not the accepted SHA256:other"):
-        await first.add(ID, box.url, fingerprint="SHA256:other")
-    await first.add(ID, box.url, fingerprint=box.fingerprint())
+        await add(first, box.url, fingerprint="SHA256:other")
+    await add(first, box.url, fingerprint=box.fingerprint())
     boot = await boot_id(first)
     await first.close()
     second = make()
@@ -104,7 +115,7 @@ async def test_a_host_key_that_was_accepted_is_remembered(make: Make, box) -> No
 async def test_a_changed_host_key_is_refused(provider: SshProvider, box, file: str) -> None:
     if file == "known_hosts":
         box.trust()
-    await provider.add(ID, box.url, accept_host_key=True)
+    await add(provider, box.url, accept_host_key=True)
     await provider.close()
     box.stop()
     box.new_host_key()
@@ -121,7 +132,7 @@ async def test_a_changed_host_key_can_not_be_accepted_away(provider: SshProvider
     box.new_host_key()
     box.start()
     with pytest.raises(Forbidden, match="CHANGED"):
-        await provider.add(ID, box.url, accept_host_key=True)
+        await add(provider, box.url, accept_host_key=True)
 
 
 async def test_a_key_of_another_type_does_not_pass_for_an_unknown_box(
@@ -132,27 +143,27 @@ async def test_a_key_of_another_type_does_not_pass_for_an_unknown_box(
     material += "nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg="
     box.known_hosts.write_text(f"[127.0.0.1]:{box.port} {kind} {material}\n")
     with pytest.raises(Forbidden, match="CHANGED"):
-        await provider.add(ID, box.url, accept_host_key=True)
+        await add(provider, box.url, accept_host_key=True)
 
 
 async def test_a_revoked_host_key_is_refused(provider: SshProvider, box) -> None:
     box.known_hosts.write_text(f"@revoked * {box.host_key()}")
     with pytest.raises(Forbidden, match="revoked"):
-        await provider.add(ID, box.url, accept_host_key=True)
+        await add(provider, box.url, accept_host_key=True)
 
 
 async def test_a_hashed_known_hosts_file(provider: SshProvider, box) -> None:
     box.known_hosts.write_text(f"[127.0.0.1]:{box.port} {box.host_key()}")
     os.spawnlp(os.P_WAIT, "ssh-keygen", "ssh-keygen", "-q", "-H", "-f", str(box.known_hosts))
     assert "127.0.0.1" not in box.known_hosts.read_text()
-    await provider.add(ID, box.url)
+    await add(provider, box.url)
 
 
 async def test_a_user_without_a_key_is_not_let_in(provider: SshProvider, box) -> None:
     box.trust()
     (box.home / ".ssh" / "id_ed25519").unlink()
     with pytest.raises(Forbidden, match="user 'root' was not let in"):
-        await provider.add(ID, box.url)
+        await add(provider, box.url)
 
 
 async def test_a_key_of_the_ssh_agent(
@@ -167,7 +178,7 @@ async def test_a_key_of_the_ssh_agent(
         monkeypatch.setenv("SSH_AUTH_SOCK", str(path))
         subprocess.run(["ssh-add", "-q", key], check=True)
         key.unlink()
-        assert (await provider.add(ID, box.url)).uid == 0
+        await add(provider, box.url)
     finally:
         process.kill()
         process.wait()
@@ -178,7 +189,7 @@ async def test_an_encrypted_key_is_no_mystery(provider: SshProvider, box) -> Non
     key = box.home / ".ssh" / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True)
     with pytest.raises(Forbidden, match="ssh-add"):
-        await provider.add(ID, box.url)
+        await add(provider, box.url)
 
 
 @pytest.mark.parametrize("missing", ["crun", "python3"])
@@ -190,7 +201,7 @@ async def test_a_box_without_what_the_agent_needs(
     provider = make()
     async with bare_box(box, place, missing):
         with pytest.raises(Unsupported, match=f"no {missing} there; install the package {missing}"):
-            await provider.add(ID, box.url)
+            await add(provider, box.url)
     assert await provider.list() == []
     assert not (place / "remote").exists()
 
@@ -219,7 +230,7 @@ async def test_the_agent_survives_the_connection_and_is_reached_again(
     provider: SshProvider, box
 ) -> None:
     box.trust()
-    await provider.add(ID, box.url)
+    await add(provider, box.url)
     client = await AgentClient.connect(await provider.connect(ID), timeout=20)
     boot = client.hello.boot
     box.cut()
@@ -236,7 +247,7 @@ async def test_the_agent_survives_the_connection_and_is_reached_again(
 
 async def test_another_daemon_adopts_the_agent(provider: SshProvider, make: Make, box) -> None:
     box.trust()
-    await provider.add(ID, box.url)
+    await add(provider, box.url)
     boot = await boot_id(provider)
     await provider.close()
     second = make()
@@ -247,11 +258,36 @@ async def test_another_daemon_adopts_the_agent(provider: SshProvider, make: Make
 
 async def test_a_dead_agent_is_started_anew(provider: SshProvider, box, place: Path) -> None:
     box.trust()
-    await provider.add(ID, box.url)
+    await add(provider, box.url)
     boot = await boot_id(provider)
     pid = int((place / "remote" / ID[:12] / "pid").read_text().split()[0])
     os.kill(pid, 9)
     assert await boot_id(provider) != boot
+
+
+async def test_a_key_and_a_known_hosts_file_of_the_machine_itself(
+    provider: SshProvider, box, place: Path
+) -> None:
+    (box.home / ".ssh" / "id_ed25519").rename(place / "key")
+    box.trust()
+    box.known_hosts.rename(place / "known")
+    with pytest.raises(Forbidden, match="unknown host key"):
+        await add(provider, box.url, identity=str(place / "key"))
+    files = {"identity": str(place / "key"), "known_hosts": str(place / "known")}
+    await add(provider, box.url, **files)
+    assert await boot_id(provider)
+
+
+async def test_made_again_it_must_be_the_same_box(provider: SshProvider, box) -> None:
+    await add(provider, box.url, accept_host_key=True)
+    await provider.destroy(ID)
+    box.stop()
+    with pytest.raises(Unavailable):
+        await add(provider, box.url, accept_host_key=True)
+    box.new_host_key()
+    box.start()
+    with pytest.raises(Forbidden, match="CHANGED"):
+        await add(provider, box.url, accept_host_key=True)
 
 
 async def test_ssh_config_names_host_user_port_and_key(provider: SshProvider, box) -> None:
@@ -262,15 +298,15 @@ async def test_ssh_config_names_host_user_port_and_key(provider: SshProvider, bo
         "  IdentityFile ~/other_key\n  IdentitiesOnly yes\n"
     )
     box.trust()
-    await provider.add(ID, "ssh://nick")
+    await add(provider, "ssh://nick")
     assert await boot_id(provider)
 
 
 async def test_addresses_that_lead_nowhere(provider: SshProvider) -> None:
     with pytest.raises(InvalidInput):
-        await provider.add(ID, "http://box")
+        await add(provider, "http://box")
     with pytest.raises(Unavailable):
-        await provider.add(ID, "ssh://root@127.0.0.1:1")
+        await add(provider, "ssh://root@127.0.0.1:1")
 
 
 async def test_much_data_flows_both_ways_with_bounded_buffers(provider: SshProvider, box) -> None:
