@@ -38,7 +38,7 @@ class _Sections:
 
 
 def _string(table: bytes, at: int) -> str:
-    return table[at : table.index(b"\0", at)].decode()
+    return table[at:].partition(b"\0")[0].decode(errors="replace")
 
 
 def is_elf(data: bytes) -> bool:
@@ -51,7 +51,7 @@ def needed(data: bytes) -> list[str]:
     found = []
     for section in sections.table:
         if section[1] == _SHT_DYNAMIC:
-            strings = sections.content(sections.table[section[6]])
+            strings = sections.content(sections.table[section[6] % len(sections.table)])
             content = sections.content(section)
             entries = _DYNAMIC.iter_unpack(content[: len(content) // 16 * 16])
             found += [_string(strings, value) for tag, value in entries if tag == _DT_NEEDED]

@@ -46,7 +46,7 @@ def build_image(paths: Paths, recipe_dir: Path, out: Path, progress: Callable[[s
             files.append(Path(scratch) / f"layer-{number}.tar")
             layers.write(layer, files[-1])
         archive = Path(scratch) / "image.tar"
-        _write_archive(recipe, files, created, archive)
+        write_archive(recipe, files, created, archive)
         archive.replace(out)
     stamp.write_text(inputs)
     return out
@@ -93,7 +93,8 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_archive(recipe: ImageRecipe, files: list[Path], created: int, target: Path) -> None:
+def write_archive(recipe: ImageRecipe, files: list[Path], created: int, target: Path) -> None:
+    """One tar with the layers; readers of either format find their own index in it."""
     architecture = bootstrap.architecture().oci
     when = datetime.datetime.fromtimestamp(created, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     digests = [_file_digest(path) for path in files]
