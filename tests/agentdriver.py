@@ -65,8 +65,15 @@ def make_layers(directory: Path) -> list[Path]:
 class Driver:
     """A host's side of the link, and short ways to say common things."""
 
-    def __init__(self, transport: Callable[[], Awaitable[Transport]], layers: list[Source]) -> None:
+    def __init__(
+        self,
+        transport: Callable[[], Awaitable[Transport]],
+        layers: list[Source],
+        disks: list[Source] | None = None,
+    ) -> None:
         self.transport, self.layers = transport, layers
+        self.disks = disks or []
+        self.oom: list[str] = []
         self.client: AgentClient
         self.exits: dict[tuple[str, str], asyncio.Future[Exited]] = {}
         self._listener: asyncio.Task[None] | None = None
@@ -89,6 +96,8 @@ class Driver:
                 future = self.exits.setdefault(key, asyncio.get_running_loop().create_future())
                 if not future.done():
                     future.set_result(event)
+            else:
+                self.oom.append(event.container)
 
     async def exited(self, container: str, exec_id: str = "") -> int:
         """The exit code, when the event has come."""
@@ -190,7 +199,9 @@ def config_of(args: list[str], process: dict[str, Any], linux: dict[str, Any]) -
             },
         ],
         "linux": {
-            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network")],
+            "namespaces": [
+                {"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")
+            ],
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
             "seccomp": {

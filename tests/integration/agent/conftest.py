@@ -1,0 +1,99 @@
+"""A guest of the built image, started by hand, with layers on SCSI disks and a writable disk for every container."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hybrid.guest.build import build_guest
+from hybrid.link import serial
+from hybrid.link.transport import Transport
+from hybrid.paths import Paths
+from hybrid.wire.messages import Configure, Source
+from tests.agentdriver import Driver, make_layers
+
+# Kept between runs: an unchanged guest is not built again.
+ROOT = Path("/var/tmp/hybrid-tests")
+DISKS = 4
+MAC = "02:00:0a:00:02:0f"
+
+
+@dataclass
+class Guest:
+    socket: Path
+    console: Path
+    layers: list[Source]
+    disks: list[Source]
+    qemu: subprocess.Popen[bytes]
+
+
+def _disk(number: int, path: Path, serial_number: str, read_only: bool) -> list[str]:
+    drive = f"if=none,id=d{number},file={path},format=raw,readonly={'on' if read_only else 'off'}"
+    device = f"scsi-hd,drive=d{number},serial={serial_number},bus=s.0,lun={number}"
+    return ["-drive", drive, "-device", device]
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """One guest for a whole module."""
+    image = build_guest(Paths.of(ROOT), print)
+    with tempfile.TemporaryDirectory(prefix="hybrid-") as name:
+        directory = Path(name)
+        arguments: list[str] = []
+        layers, disks = [], []
+        for number, path in enumerate(make_layers(tmp_path_factory.mktemp("layers"))):
+            arguments += _disk(number, path, f"layer{number}", True)
+            layers.append(Source("disk", f"layer{number}"))
+        for number in range(DISKS):
+            path = directory / f"disk{number}"
+            subprocess.run(["mke2fs", "-q", "-t", "ext4", str(path), "64M"], check=True)
+            arguments += _disk(10 + number, path, f"disk{number}", False)
+            disks.append(Source("disk", f"disk{number}"))
+        socket, console = directory / "port", directory / "console"
+        qemu = subprocess.Popen(
+            [
+                "qemu-system-x86_64",
+                *("-machine", "q35,accel=tcg,usb=off", "-cpu", "max", "-m", "512", "-smp", "1"),
+                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+                *("-serial", f"file:{console}", "-kernel", str(image.kernel)),
+                *("-initrd", str(image.initrd), "-append", image.command_line),
+                *("-drive", f"if=none,id=r,file={image.root},format=raw,readonly=on"),
+                *("-device", "virtio-blk-pci,drive=r,serial=hybrid-root"),
+                *("-device", "virtio-scsi-pci,id=s"),
+                *arguments,
+                *(
+                    "-netdev",
+                    "user,id=n,restrict=on",
+                    "-device",
+                    f"virtio-net-pci,netdev=n,mac={MAC},romfile=",
+                ),
+                *("-device", "virtio-serial-pci"),
+                *("-chardev", f"socket,id=c,path={socket},server=on,wait=off"),
+                *("-device", "virtserialport,chardev=c,name=hybrid.agent"),
+            ]
+        )
+        try:
+            while not socket.exists():
+                assert qemu.poll() is None, "QEMU did not start"
+            yield Guest(socket, console, layers, disks, qemu)
+        finally:
+            qemu.kill()
+            qemu.wait()
+            print(console.read_text(errors="replace")[-4000:])
+
+
+@pytest.fixture
+async def driver(guest: Guest) -> AsyncIterator[Driver]:
+    async def transport() -> Transport:
+        return await serial.connect(guest.socket)
+
+    found = Driver(transport, guest.layers, guest.disks)
+    await found.connect()
+    await found.client.call(Configure("m1", "tested", 1_800_000_000_000_000_000, bytes(64), True))
+    yield found
+    await found.disconnect()
