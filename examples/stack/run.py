@@ -11,10 +11,12 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from pathlib import Path
 
+from hybrid.client.address import local_root
 from hybrid.guest.imagebuild import build_image
 from hybrid.paths import Paths, data_dir
 
@@ -25,8 +27,7 @@ URL_DEADLINE = 120.0
 
 
 def main() -> int:
-    root = os.environ.get("HYBRID_ROOT")
-    paths = Paths.of(Path(root) if root else None)
+    paths = Paths.of(local_root(None, os.environ))
     url = f"http://127.0.0.1:{os.environ.get('STACK_PORT', '8088')}/"
     step("guest image")
     run("guest", "build")
@@ -85,7 +86,7 @@ def add_note(url: str, text: str) -> None:
 
 
 def note(text: str) -> None:
-    print(f"   {text}", flush=True)
+    print(textwrap.indent(text, "   "), flush=True)
 
 
 def step(text: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hybrid.cli.app import Settings, new, verb
+from hybrid.client.address import local_root
 
 app = new()
 
@@ -32,4 +34,4 @@ def daemon(
 
     settings = ctx.find_root().obj or Settings()
     hosts = host or ([settings.host] if settings.host else [])
-    return run(root or settings.root, hosts) or 0
+    return run(local_root(root or settings.root, os.environ), hosts)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from hybrid.cli.app import Settings, new, verb
 from hybrid.cli.progress import progress
+from hybrid.client.address import local_root
 from hybrid.paths import Paths
 
 app = new(help="The guest image: kernel, initramfs and root of every machine.")
@@ -28,7 +30,7 @@ def build(
     from hybrid.guest.tools import build_tools
 
     settings = ctx.find_root().obj or Settings()
-    paths = Paths.of(settings.root)
+    paths = Paths.of(local_root(settings.root, os.environ))
     with progress("building the guest image") as shown:
         image = build_guest(paths, shown)
         build_tools(paths, shown)

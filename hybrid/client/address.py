@@ -59,6 +59,11 @@ def resolve(host: str | None, root: Path | None, environment: Mapping[str, str])
     return _local(None)
 
 
+def local_root(root: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """The state directory that option or environment name; None is the default one."""
+    return root or (Path(named) if (named := environment.get("HYBRID_ROOT")) else None)
+
+
 def _local(root: Path | None) -> UnixAddress:
     paths = Paths.of(root)
     return UnixAddress(paths.socket, paths.root)
