@@ -248,7 +248,8 @@ def _linux(
     ids: tuple[int, int] | None,
     own_ipc: bool,
 ) -> dict[str, Any]:
-    limits = resources.build(request.resources, request.profile.limits, request.cgroup)
+    profile = request.profile
+    limits = resources.build(request.resources, profile.limits, request.cgroup)
     linux: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in _namespaces(request, ids is not None)],
         "resources": {"devices": _device_rules(request.privileged), **limits},
@@ -259,8 +260,10 @@ def _linux(
             ids=ids[1] if ids else 0,
         ),
         "rootfsPropagation": "rprivate",
-        "maskedPaths": _paths(request.masked_paths, request.profile.masked_paths, options),
-        "readonlyPaths": _paths(request.readonly_paths, request.profile.readonly_paths, options),
+        "maskedPaths": _paths(request.masked_paths, profile.masked_paths, request, options.masked),
+        "readonlyPaths": _paths(
+            request.readonly_paths, profile.readonly_paths, request, options.masked
+        ),
     }
     if ids:
         mapping = [{"containerID": 0, "hostID": ids[0], "size": ids[1]}]
@@ -298,13 +301,22 @@ def _device_rules(privileged: bool) -> list[dict[str, Any]]:
 
 
 def _paths(
-    requested: Sequence[str] | None, default: Sequence[str], options: SecurityOptions
+    requested: Sequence[str] | None, default: Sequence[str], request: SpecRequest, masked: bool
 ) -> list[str]:
-    if not options.masked:
+    """A request's list replaces the profile's, as in Docker; one that leaves something out needs
+    permission (the docker CLI sends an empty one for ``systempaths=unconfined``).
+    """
+    if not masked:
         return []
-    # A request may ask for more; less is what systempaths=unconfined is for.
-    extra = [path for path in requested or () if path not in default]
-    for path in extra:
+    if requested is None:
+        return list(default)
+    if not set(default) <= set(requested):
+        permit(
+            request.profile.may.unmask_paths,
+            "to leave system paths unmasked or writable",
+            "unmask_paths",
+        )
+    for path in requested:
         if not path.startswith("/") or "\0" in path:
             raise InvalidInput(f"invalid masked or read-only path: {path[:80]!r}")
-    return [*default, *extra]
+    return list(requested)

@@ -58,7 +58,7 @@ CASES = {
             MountRequest("share", "/srv/", share=0),
             MountRequest("tmpfs", "/tmp", options="size=1m,mode=1777,exec"),
         ],
-        masked_paths=["/proc/uptime"],
+        masked_paths=[*profile.load().masked_paths, "/proc/uptime"],
         annotations={"hybrid.container": CONTAINER},
     ),
     "strict": request(policy="strict", network="none", cgroup="v1"),
@@ -182,7 +182,9 @@ def test_user_namespace_is_off_only_where_the_policy_lets_it() -> None:
         ),
         ({"mounts": [MountRequest("share", "/a")]}, InvalidInput),
         ({"mounts": [MountRequest("share", "/a", share=0, propagation="rshared")]}, Unsupported),
-        ({"masked_paths": ["relative"]}, InvalidInput),
+        ({"masked_paths": []}, Forbidden),
+        ({"readonly_paths": ["/proc/bus"]}, Forbidden),
+        ({"masked_paths": [*profile.load().masked_paths, "relative"]}, InvalidInput),
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused(
