@@ -16,6 +16,7 @@ from hybrid.machine.profile import Accelerator
 from hybrid.machine.provider import Boot, Provider
 from hybrid.machine.providers.host import HostProvider
 from hybrid.machine.providers.libvirt import LibvirtProvider
+from hybrid.machine.providers.ssh import SshProvider
 from hybrid.machine.shares import ShareServer
 from hybrid.network.network import Networks
 from hybrid.paths import Paths
@@ -44,7 +45,7 @@ def engine(paths: Paths, config: Config) -> Engine:
     backends = Backends(
         guest=guest,
         host=HostProvider(paths, agent),
-        remote=None,
+        remote=SshProvider(paths, agent),
         # Looked up at each use: the tools tree may be built while the daemon runs.
         shares=ShareServer(paths, lambda: tools.tool(paths, "virtiofsd")),
         boot=boot,

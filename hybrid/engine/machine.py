@@ -151,13 +151,15 @@ class Machine:
         self._linked.set()
 
     def keep(self, listener: Listener) -> None:
-        """Watches the link from now on; needs ``connect``."""
+        """Watches the link from now on, and makes it if there is none."""
         self._keeper = asyncio.create_task(self._keep(listener), name=f"link {self.record.name}")
 
     async def _keep(self, listener: Listener) -> None:
         while True:
             client = self._client
-            assert client is not None
+            if client is None:
+                await self._heal(listener)
+                continue
             try:
                 async for event in client.events():
                     if isinstance(event, Exited):
@@ -185,6 +187,10 @@ class Machine:
             except HybridError as error:
                 self._linked.clear()
                 log.info("%r: no link yet: %s", self, error)
+
+    @property
+    def linked(self) -> bool:
+        return self._linked.is_set()
 
     async def processes(self) -> list[ProcessState]:
         return (await self.call(List())).processes

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 from hybrid.engine import names
 from hybrid.engine.events import Events
@@ -40,6 +41,14 @@ GUEST_OVERHEAD = 192 * MIB
 LostCallback = Callable[[Machine, str], None]
 
 
+class Reach(Provider, Protocol):
+    """A provider of machines that run already and must be made known."""
+
+    async def add(
+        self, machine_id: str, address: str, *, accept_host_key: bool = False, fingerprint: str = ""
+    ) -> object: ...
+
+
 @dataclass(frozen=True)
 class GuestSize:
     """What a guest of its own must have room for; 0: the profile's."""
@@ -55,7 +64,7 @@ class Backends:
 
     guest: Provider | None
     host: Provider | None
-    remote: Provider | None
+    remote: Reach | None
     shares: ShareServer
     boot: Callable[[], Boot]
 
@@ -127,15 +136,24 @@ class Machines:
             raise
         return machine
 
-    async def add(self, name: str, address: str) -> Machine:
+    async def add(
+        self, name: str, address: str, *, accept_host_key: bool = False, fingerprint: str = ""
+    ) -> Machine:
         """A box that is reached over the network: ``address`` as its provider understands it."""
         names.checked_name(name)
         self._refuse_taken(name)
+        remote = self.backends.remote
+        if remote is None:
+            raise Unsupported("this daemon cannot reach other boxes")
         machine = self._new("remote", name, GuestSize(), explicit=True)
         machine.record.address = address
         try:
+            await remote.add(
+                machine.id, address, accept_host_key=accept_host_key, fingerprint=fingerprint
+            )
             await self.start(machine)
         except BaseException:
+            await settle(remote.destroy(machine.id))
             await self._forget(machine)
             raise
         return machine
@@ -419,6 +437,9 @@ class Machines:
                 return
             except HybridError as failure:
                 error = failure.message
+                if machine.record.kind == "remote":
+                    log.warning("%r cannot be reached yet: %s", machine, error)
+                    return
         log.warning("%r did not outlive the daemon: %s", machine, error)
         machine.record.error = error
         await self._end(machine)

@@ -314,8 +314,22 @@ class Networks:
             raise Unsupported(f"network {record.name} has no endpoints")
         async with self._lock(record):
             if record.id not in self._ready:
-                await self._fabric.ensure_network(self._config(record))
+                try:
+                    await self._fabric.ensure_network(self._config(record))
+                except Conflict:
+                    # Somebody took the subnet since it was picked; nobody is in this network yet.
+                    if record.ipam_asked:
+                        raise
+                    await self._pick_again(record)
+                    await self._fabric.ensure_network(self._config(record))
                 self._ready.add(record.id)
+
+    async def _pick_again(self, record: NetworkRecord) -> None:
+        others = [one for one in self._records.values() if one.subnet and one is not record]
+        used = [IPv4Network(one.subnet) for one in others]
+        subnet = ipam.pick_subnet([*used, *await self._fabric.used_subnets()])
+        record.subnet, record.gateway = str(subnet), str(ipam.first_gateway(subnet))
+        self._store.put("network", record.id, record)
 
     def _config(self, record: NetworkRecord) -> wiring.NetworkConfig:
         return wiring.NetworkConfig(

@@ -295,6 +295,10 @@ class Supervisor:
             machine.users[record.id] = from_plain(record.devices)
             if record.id_base:
                 machine.bases[record.id] = record.id_base
+        if machine is not None and machine.record.running and not machine.linked:
+            # A box that cannot be reached now: it runs on there, as far as anybody knows.
+            self._resume(container, machine, record.pid)
+            return
         state, reason = await self._state_in(machine, record)
         if (
             machine is not None
@@ -304,7 +308,9 @@ class Supervisor:
         ):
             if record.status == "starting":
                 record.step("run")
-            self._resume(container, machine, state)
+            self._resume(container, machine, state.pid)
+            if state.status == "stopped":
+                self._spawn(self._exited(container, machine, state))
             return
         record.exit_code, record.error, record.finished_ns = KILLED, reason, time.time_ns()
         record.step("exit")
@@ -330,19 +336,16 @@ class Supervisor:
             return None, f"lost while the daemon was down: {error}"
         return None, "lost while the daemon was down: its machine's agent does not know it"
 
-    def _resume(self, container: Container, machine: Machine, state: ProcessState) -> None:
+    def _resume(self, container: Container, machine: Machine, pid: int) -> None:
         record = container.record
         container.log.begin(resume=True)
         self._follow(container, machine)
-        record.pid = state.pid
+        record.pid = pid
         if record.health is None and not record.ready_ns:
             record.ready_ns = record.started_ns
         self._save(record)
         container.tell_running()
-        if state.status == "stopped":
-            self._spawn(self._exited(container, machine, state))
-        else:
-            self._watch_health(container)
+        self._watch_health(container)
 
     def restart_what_should_run(self, containers: list[Container]) -> None:
         """After adoption: containers whose policy wants them running, and that are not."""

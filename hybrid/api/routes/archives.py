@@ -50,7 +50,7 @@ def stat_header(stat_: PathStat) -> str:
         "name": stat_.name,
         "size": stat_.size,
         "mode": go_mode(stat_.mode),
-        "mtime": times.rfc3339(stat_.mtime_ns),
+        "mtime": times.rfc3339(stat_.mtime_ns) if stat_.mtime_ns else "1970-01-01T00:00:00Z",
         "linkTarget": stat_.link_target,
     }
     return base64.b64encode(json.dumps(body).encode()).decode()

@@ -93,6 +93,9 @@ async def create(request: web.Request) -> web.Response:
     engine = engine_of(request)
     fields = Fields(await body_of(request, needed=True))
     name, address = fields.text("Name"), fields.text("Address")
+    if fields.text("Provider") not in ("", "ssh" if address else "libvirt"):
+        raise InvalidInput("Provider must be 'ssh' with an Address and 'libvirt' without one")
+    accept, fingerprint = fields.flag("AcceptHostKey"), fields.text("Fingerprint")
     size = GuestSize(
         memory=fields.integer("Memory"),
         cpus=fields.integer("Cpus"),
@@ -102,7 +105,9 @@ async def create(request: web.Request) -> web.Response:
     if not name:
         raise InvalidInput("a machine needs a Name")
     if address:
-        machine = await engine.machines.add(name, address)
+        machine = await engine.machines.add(
+            name, address, accept_host_key=accept, fingerprint=fingerprint
+        )
     else:
         machine = await engine.machines.create(name, size)
     return json_response(machine_json(engine, machine), 201)

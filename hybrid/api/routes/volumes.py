@@ -38,20 +38,18 @@ def volume_json(engine: Engine, record: VolumeRecord) -> dict[str, Any]:
 async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
     chosen = query.filters(request.query, FILTERS)
-    found = [
-        record
-        for record in engine.volumes.all()
-        if query.any_match(
-            chosen.get("name"), lambda v, record=record: query.name_matches(v, record.name)
-        )  # type: ignore[misc]
-        and query.any_match(chosen.get("driver"), lambda v: v == "local")
-        and query.any_match(
-            chosen.get("dangling"), lambda v, record=record: _dangling(engine, record, v)
-        )  # type: ignore[misc]
-        and query.labels_match(chosen, record.labels)
-    ]
+    found = [record for record in engine.volumes.all() if _chosen(engine, record, chosen)]
     return json_response(
         {"Volumes": [volume_json(engine, record) for record in found], "Warnings": None}
+    )
+
+
+def _chosen(engine: Engine, record: VolumeRecord, chosen: query.Filters) -> bool:
+    return (
+        query.any_match(chosen.get("name"), lambda v: query.name_matches(v, record.name))
+        and query.any_match(chosen.get("driver"), lambda v: v == "local")
+        and query.any_match(chosen.get("dangling"), lambda v: _dangling(engine, record, v))
+        and query.labels_match(chosen, record.labels)
     )
 
 
