@@ -27,7 +27,7 @@ from hybrid.errors import Conflict, NotFound, Unavailable
 from hybrid.machine import spawn
 from hybrid.machine.access import let_through
 from hybrid.machine.console import printable
-from hybrid.machine.spawn import IdMaps
+from hybrid.machine.spawn import IdMaps, OnlyFile
 from hybrid.paths import SOCKET_PATH_MAX, Paths, checked
 
 LostCallback = Callable[[str, str, str], None]
@@ -153,23 +153,29 @@ class ShareServer:
     ) -> None:
         """Serves ``directory`` on ``socket``, which is the provider's to hand to the guest.
 
-        ``owner`` is the (uid, gid) whose rights bound the share; None (a named volume) and root
-        have all. Conflict when the machine has that tag already; Unavailable, with the server's own
-        words, when it does not start.
+        A regular file in its place is served as a directory that holds nothing but that file, by
+        its name; replacing the file (rename) is not seen by the guest, writing to it is. ``owner``
+        is the (uid, gid) whose rights bound the share; None (a named volume) and root have all.
+        Conflict when the machine has that tag already; Unavailable, with the server's own words,
+        when it does not start.
         """
         if (machine_id, tag) in self._servers:
             raise Conflict(f"machine {machine_id[:12]} already has a share {tag}")
-        if not directory.is_dir():
-            raise NotFound(f"cannot share {directory}: it is not a directory")
+        if not directory.is_dir() and not directory.is_file():
+            raise NotFound(f"cannot share {directory}: no such directory or regular file")
         if len(os.fsencode(socket)) > SOCKET_PATH_MAX:
             raise Unavailable(f"the path {socket} is too long for a socket: use a shorter --root")
         limit = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        command = arguments(self._virtiofsd(), directory, limit, read_only)
         run = self._paths.machine_run(machine_id)
         run.mkdir(mode=0o711, parents=True, exist_ok=True)
-        log = _file(run, tag, "log")
+        log, only = _file(run, tag, "log"), None
+        if directory.is_file():
+            only = OnlyFile(directory, _file(run, tag, "d"))
+            only.directory.mkdir(mode=0o711, exist_ok=True)
+        served = only.directory if only else directory
+        command = arguments(self._virtiofsd(), served, limit, read_only)
         with _listening(socket) as listener:
-            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner)
+            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner, only)
         record = ServerRecord(machine_id, tag, str(socket), pid, start_time(_stat(pid)))
         _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
         server = self._watch(record)
@@ -199,15 +205,20 @@ class ShareServer:
         _remove_files(self._paths.machine_run(record.machine_id), record.tag)
 
     def _spawn(
-        self, command: list[str], listener: int, log: Path, owner: tuple[int, int] | None
+        self,
+        command: list[str],
+        listener: int,
+        log: Path,
+        owner: tuple[int, int] | None,
+        only: OnlyFile | None,
     ) -> int:
         if owner is None or owner[0] == 0:
-            return spawn.detached(command, listener, log)
+            return spawn.detached(command, listener, log, only=only)
         # The server is executed as the caller: it must be able to reach the program.
         for part in command:
             if part.startswith(str(self._paths.root)):
                 let_through(Path(part), (self._paths.root,))
-        return spawn.in_user_namespace(command, listener, log, _maps(*owner))
+        return spawn.detached(command, listener, log, maps=_maps(*owner), only=only)
 
     def _watch(self, record: ServerRecord) -> _Server | None:
         """Holds the process of ``record``; None if it is not there any more."""
@@ -266,8 +277,9 @@ def _file(directory: Path, tag: str, suffix: str) -> Path:
 def _remove_files(directory: Path, tag: str) -> None:
     for suffix in ("sock", "pid", "log"):
         _file(directory, tag, suffix).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        directory.rmdir()
+    for empty in (_file(directory, tag, "d"), directory):
+        with contextlib.suppress(OSError):
+            empty.rmdir()
 
 
 def _maps(uid: int, gid: int) -> IdMaps:

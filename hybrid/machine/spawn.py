@@ -1,11 +1,9 @@
-"""Starting a program that outlives us: in a session of its own, with one descriptor and a log.
-
-``in_user_namespace`` does so in a new user namespace whose maps the caller chooses.
-"""
+"""Starting a program that outlives us: in a session of its own, with one descriptor and a log."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -20,6 +18,7 @@ _READY, _GO = 4, 5
 # Sources are moved above all targets, so that none is overwritten before it is copied.
 _ABOVE = 10
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+_Action = tuple[int, int, str, int, int] | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -30,44 +29,63 @@ class IdMaps:
     gid: str
 
 
-def detached(command: list[str], inherited: int, log: Path) -> int:
+@dataclass(frozen=True)
+class OnlyFile:
+    """``directory`` (an empty one) is to hold ``file`` alone, in the program's mount namespace."""
+
+    file: Path
+    directory: Path
+
+
+def detached(
+    command: list[str],
+    inherited: int,
+    log: Path,
+    *,
+    maps: IdMaps | None = None,
+    only: OnlyFile | None = None,
+) -> int:
     """Starts ``command`` with descriptor ``inherited`` as number 3; its pid, which is also its
     group.
+
+    With ``maps`` it is root of a new user namespace that has them.
     """
-    with ExitStack() as held:
-        actions = _standard(held, log)
-        actions += [(os.POSIX_SPAWN_DUP2, _high(held, inherited), INHERITED)]
-        return os.posix_spawn(command[0], command, _ENVIRONMENT, file_actions=actions, setsid=True)
-
-
-def in_user_namespace(command: list[str], inherited: int, log: Path, maps: IdMaps) -> int:
-    """As ``detached``, as root of a new user namespace with ``maps``."""
-    launcher = str(Path(__file__).with_name("userns_exec.py"))
-    program = [sys.executable, "-I", "-S", launcher, str(_READY), str(_GO), *command]
-    with ExitStack() as ours:
-        with ExitStack() as childs:
+    options: dict[str, str] = {}
+    if only is not None:
+        options |= {"file": str(only.file), "directory": str(only.directory)}
+    with ExitStack() as ours, ExitStack() as childs:
+        copies = [(inherited, INHERITED)]
+        ready = -1
+        if maps is not None:
+            options |= {"ready": str(_READY), "go": str(_GO)}
             ready, ready_in = _pipe(ours, childs)
             go, _ = _pipe(childs, ours)
-            actions = _standard(childs, log)
-            for source, target in ((inherited, INHERITED), (ready_in, _READY), (go, _GO)):
-                actions.append((os.POSIX_SPAWN_DUP2, _high(childs, source), target))
-            pid = os.posix_spawn(
-                program[0], program, _ENVIRONMENT, file_actions=actions, setsid=True
-            )
-        # At its end when the child is in its namespace, or dead.
-        os.read(ready, 1)
-        try:
-            Path(f"/proc/{pid}/uid_map").write_text(maps.uid)
-            Path(f"/proc/{pid}/gid_map").write_text(maps.gid)
-        except OSError as error:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            raise Unavailable(f"cannot map user ids for {command[0]}: {error.strerror}") from error
-    # Leaving the block closed our end of the other pipe: the child goes on.
+            copies += [(ready_in, _READY), (go, _GO)]
+        if options:
+            launcher = str(Path(__file__).with_name("launcher.py"))
+            command = [sys.executable, "-I", "-S", launcher, json.dumps(options), *command]
+        actions = _standard(childs, log)
+        actions += [
+            (os.POSIX_SPAWN_DUP2, _high(childs, source), target) for source, target in copies
+        ]
+        pid = os.posix_spawn(command[0], command, _ENVIRONMENT, file_actions=actions, setsid=True)
+        childs.close()
+        if maps is not None:
+            # At its end when the child is in its namespace, or dead.
+            os.read(ready, 1)
+            _write_maps(pid, maps)
+        # Leaving the block closes our end of the other pipe: then the child goes on.
     return pid
 
 
-_Action = tuple[int, int, str, int, int] | tuple[int, int, int]
+def _write_maps(pid: int, maps: IdMaps) -> None:
+    try:
+        Path(f"/proc/{pid}/uid_map").write_text(maps.uid)
+        Path(f"/proc/{pid}/gid_map").write_text(maps.gid)
+    except OSError as error:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise Unavailable(f"cannot make a user namespace: {error.strerror}") from error
 
 
 def _standard(held: ExitStack, log: Path) -> list[_Action]:

@@ -212,6 +212,20 @@ async def test_shares_reach_the_guest_with_the_callers_rights(
         assert (bound / "new").stat().st_uid == 1000
         await provider.detach_share(request.id, "b")
         await shares.stop(request.id, "b")
+        config = bound / "app.conf"
+        config.write_text("old")
+        os.chown(config, 1000, 1000)
+        await shares.serve(
+            request.id, "f", config, run / "f.sock", owner=(1000, 1000), read_only=False
+        )
+        await provider.attach_share(request.id, ShareDevice("f", run / "f.sock"))
+        await shell(client, "sleep 1; " + mount.format("f"))
+        assert (await shell(client, "ls -A /run/f; cat /run/f/*")).split() == ["app.conf", "old"]
+        await shell(client, "echo new > /run/f/app.conf; echo x > /run/f/another; umount /run/f")
+        assert config.read_text() == "new\n"
+        assert sorted(path.name for path in bound.iterdir()) == ["app.conf", "new", "secret"]
+        await provider.detach_share(request.id, "f")
+        await shares.stop(request.id, "f")
     again = ShareServer(setting.paths, list)
     await again.open()
     assert repr(again) == "<ShareServer ['v']>"

@@ -136,7 +136,7 @@ async def test_a_server_that_does_not_start_says_why(paths: Paths, directory: Pa
     with pytest.raises(Unavailable, match=f"cannot share {directory}: Operation not permitted"):
         await serve(server, paths, directory)
     assert not paths.machine_run(MACHINE).exists()
-    with pytest.raises(NotFound, match="is not a directory"):
+    with pytest.raises(NotFound, match="no such directory or regular file"):
         await serve(server, paths, directory / "none")
     await server.close()
 
