@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.errors import InvalidInput
+from hybrid.errors import InvalidInput, Unavailable
 from hybrid.image.layer import Bounds, SquashfsConverter
 from hybrid.image.store import ImageStore
 from hybrid.paths import Paths
@@ -265,3 +265,15 @@ async def test_a_layer_that_is_bad_inside_fails_the_load(paths: Paths) -> None:
     assert store.list() == []
     assert leftovers(paths) == []
     assert os.listdir(paths.images / "blobs/sha256") == []
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(tmp_path)], check=True)
+    try:
+        small = Paths(tmp_path, tmp_path / "run")
+        layer = tar([member("random", os.urandom(30 << 20))])
+        with pytest.raises(Unavailable, match="no space left"):
+            await converted(small, layer)
+        assert leftovers(small) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hybrid.errors import InvalidInput
 from hybrid.image.layertree import resolve
@@ -180,3 +182,34 @@ def test_the_root_may_have_attributes() -> None:
 def test_names_are_bounded() -> None:
     with pytest.raises(InvalidInput, match="more than 255 bytes"):
         resolve([file("n" * 256)])
+
+
+PARTS = st.sampled_from(["a", "b", "..", ".", "", ".wh.a", ".wh.b", ".wh..wh..opq", "c"])
+NAMES = st.lists(PARTS, min_size=1, max_size=4).map("/".join)
+ENTRIES = st.builds(
+    lambda name, kind, target: Entry(name.encode(), kind, link=target.encode()),
+    NAMES,
+    st.sampled_from([FILE, DIRECTORY, LINK, SYMLINK, FIFO]),
+    NAMES,
+)
+
+
+@given(st.lists(ENTRIES, max_size=12))
+def test_any_layer_is_refused_or_becomes_a_proper_tree(entries: list[Entry]) -> None:
+    """Every name once, below the root, its parent a directory before it; links to earlier files."""
+    try:
+        planned = list(resolve(entries).plan())
+    except InvalidInput:
+        return
+    seen: dict[bytes, bytes] = {b"": DIRECTORY}
+    for entry in planned:
+        if entry.name == b"./":
+            continue
+        name = entry.name.removesuffix(b"/")
+        parts = name.split(b"/")
+        assert name not in seen
+        assert not {b"", b".", b".."} & set(parts)
+        assert seen[b"/".join(parts[:-1])] == DIRECTORY
+        if entry.kind == LINK:
+            assert seen[entry.link] == FILE
+        seen[name] = entry.kind
