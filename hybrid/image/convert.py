@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from hybrid.errors import InvalidInput
 from hybrid.image import confine, tarstream
@@ -21,7 +21,7 @@ from hybrid.image.layertree import resolve
 
 BAD_ARCHIVE, FAILED = 3, 4
 _ZEROS = b"\0" * (1 << 20)
-_TAR2SQFS = ("/usr/bin/tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor")
+COMMAND = ("/usr/bin/tar2sqfs", "--quiet", "--force", "--no-skip", "--compressor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,7 @@ def _convert(job: Job, source: BinaryIO) -> int:
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        os.dup2(reader, 0)
-        os.closerange(3, 32)
-        argv = [*_TAR2SQFS, job.compressor, "--num-jobs", str(job.threads), "/out"]
-        os.execve(argv[0], argv, {"LC_ALL": "C.UTF-8"})
+        _become_tar2sqfs(reader, job)
     os.close(reader)
     try:
         with io.FileIO(writer, "wb") as sink:
@@ -81,6 +78,19 @@ def _convert(job: Job, source: BinaryIO) -> int:
         pass  # tar2sqfs has said why
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return 0 if status == 0 else FAILED
+
+
+def _become_tar2sqfs(stdin: int, job: Job) -> NoReturn:
+    """In the child: whatever happens, none of the parent's code runs on here."""
+    try:
+        os.dup2(stdin, 0)
+        os.closerange(3, 32)
+        argv = [*COMMAND, job.compressor, "--num-jobs", str(job.threads), "/out"]
+        os.execve(argv[0], argv, {"LC_ALL": "C.UTF-8"})
+    except OSError as error:
+        print(f"{COMMAND[0]}: {error.strerror}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(127)
 
 
 def _all(sink: BinaryIO, data: bytes) -> None:

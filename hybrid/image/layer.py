@@ -31,7 +31,7 @@ import hybrid
 from hybrid.errors import Internal, InvalidInput, Unavailable
 from hybrid.image import digest as digests
 from hybrid.image.blobs import CHUNK, disk_errors, room, sync_directory
-from hybrid.image.convert import BAD_ARCHIVE, Job
+from hybrid.image.convert import BAD_ARCHIVE, COMMAND, Job
 from hybrid.paths import Paths
 from hybrid.units import GIB, MIB
 
@@ -198,6 +198,10 @@ class SquashfsConverter:
             compressor="lz4",  # the guest reads it often, and decompression is what it waits for
             threads=bounds.threads,
         )
+        if not Path(COMMAND[0]).exists():
+            raise Unavailable(
+                f"{COMMAND[0]} is missing: install the Debian package squashfs-tools-ng"
+            )
         arguments = [json.dumps(dataclasses.asdict(job))]
         async with _confined(
             "hybrid.image.convert", arguments, tar, asyncio.subprocess.DEVNULL
