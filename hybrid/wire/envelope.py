@@ -27,8 +27,8 @@ MAX_ERROR = 4096  # characters of an error's text
 @value
 class RequestEnvelope(Value):
     id: int
-    request: messages.Request[Any] | None  # None: malformed; ``problem`` says how
-    problem: InvalidInput | None = None
+    request: messages.Request[Any] | None  # None: refused; ``problem`` says why
+    problem: HybridError | None = None
 
 
 @value

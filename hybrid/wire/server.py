@@ -96,7 +96,13 @@ class Connection:
             self._greeted = True
             self._on_hello(self)
             return
-        task = asyncio.create_task(self._answer(envelope.parse_from_host(payload)))
+        message = envelope.parse_from_host(payload)
+        if len(self._running) >= 2 * MAX_RUNNING:
+            raise ProtocolError("the host asks and does not read the answers")
+        if len(self._running) >= MAX_RUNNING:
+            busy = Unavailable("the agent has too many requests to answer")
+            message = envelope.RequestEnvelope(message.id, None, busy)
+        task = asyncio.create_task(self._answer(message))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
@@ -114,10 +120,6 @@ class Connection:
     async def _reply(self, message: envelope.RequestEnvelope) -> bytes:
         if message.request is None:
             return envelope.error_message(message.id, message.problem or InvalidInput("no request"))
-        if len(self._running) > MAX_RUNNING:
-            return envelope.error_message(
-                message.id, Unavailable("the agent has too many requests to answer")
-            )
         try:
             return envelope.answer_message(message.id, await self._handler(message.request, self))
         except HybridError as error:
