@@ -44,7 +44,7 @@ def engine(paths: Paths, config: Config) -> Engine:
 
     backends = Backends(
         guest=guest,
-        host=HostProvider(paths, agent),
+        host=HostProvider(paths, agent, paths.guest / "current" / "probe"),
         remote=SshProvider(paths, agent),
         # Looked up at each use: the tools tree may be built while the daemon runs.
         shares=ShareServer(paths, lambda: tools.tool(paths, "virtiofsd")),

@@ -200,6 +200,8 @@ class _Build:
             target = own / source.removesuffix(".c")
             target.write_bytes(self._compiled(source))
             target.chmod(0o755)
+        # for machines that do not run this image
+        shutil.copy(own / "probe", self.output / "probe")
         # the agent need not ask crun, whose start takes a while on a slow machine
         (own / "runtime").write_text(f"{self._crun_version(packages)}\n")
         (own / "sysctl.conf").write_text("\n".join(self.recipe.section("sysctl.conf")) + "\n")
@@ -258,7 +260,8 @@ class _Build:
             path.chmod(0o644)
         target = self.paths.guest / description["hash"]
         if target.exists():
-            shutil.copyfile(self.output / image.DESCRIPTION, target / image.DESCRIPTION)
+            for name in (image.DESCRIPTION, "probe"):
+                shutil.copyfile(self.output / name, target / name)
         else:
             self.output.rename(target)
         publish_link(self.paths.guest / "current", target.name)

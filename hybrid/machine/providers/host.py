@@ -44,13 +44,16 @@ _LOG_TAIL = 2000
 
 
 class HostProvider:
-    """See the module. ``agent`` is the zip application to start."""
+    """See the module. ``agent`` is the zip application to start, ``probe`` the program that tries
+    a container's walls (it need not be there yet).
+    """
 
     name = "host"
     features = frozenset({Feature.DIRECTORIES, Feature.NICS})
 
-    def __init__(self, paths: Paths, agent: Path) -> None:
+    def __init__(self, paths: Paths, agent: Path, probe: Path | None = None) -> None:
         self._agent = agent
+        self._probe = probe
         self._directory = paths.host_agent
         self._socket = self._directory / "agent.sock"
         self._pid_file = self._directory / "pid"
@@ -190,6 +193,7 @@ class HostProvider:
         """Starts it in a session of its own, with nothing of the daemon's open."""
         arguments = [sys.executable, "-I", str(program), "--unix", str(self._socket)]
         arguments += ["--state", str(self._directory / "state")]
+        arguments += ["--probe", str(self._probe)] if self._probe else []
         output = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         return os.posix_spawn(
             sys.executable,
