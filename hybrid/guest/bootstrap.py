@@ -73,6 +73,7 @@ def packages_tar(
     target.parent.mkdir(parents=True, exist_ok=True)
     progress(f"fetching Debian {aptsources.GUEST_SUITE} packages: {' '.join(packages)}")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="fetch-") as scratch:
+        Path(scratch).chmod(0o755)  # without root, mmdebstrap works as another user
         sources_list = Path(scratch) / "sources.list"
         sources_list.write_text("\n".join(lines) + "\n")
         partial = Path(scratch) / "tree.tar"
