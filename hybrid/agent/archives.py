@@ -7,6 +7,7 @@ import io
 import os
 import posixpath
 import stat
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ tarfile.pwd = tarfile.grp = None  # type: ignore[attr-defined]
 
 _XATTR = "SCHILY.xattr."
 _BUFFER = 1 << 16
+_DEEPEST = 8192  # frames: more than directories that a path of 4095 bytes can name
 
 
 def stat_path(path: str) -> dict[str, Any]:
@@ -43,6 +45,7 @@ def get(path: str) -> Callable[[int, Callable[[Any], None]], None]:
 
     def work(data: int, report: Callable[[Any], None]) -> None:
         report(stat_path(path))
+        sys.setrecursionlimit(_DEEPEST)
         name = _absolute(path)
         top = "." if name.endswith("/.") else posixpath.basename(posixpath.normpath(name)) or "/"
         with (

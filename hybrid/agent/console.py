@@ -17,7 +17,7 @@ Start = Callable[[Sequence[int] | None, str], Awaitable[int]]
 async def started_with_stdio(
     process: Process, owner: tuple[int, int], directory: Path, start: Start
 ) -> int:
-    """Calls ``start`` with descriptors for stdio, or with the path of a socket that takes the terminal; returns the pid."""
+    """Calls ``start`` with stdio, or with the path of a socket that takes the terminal; returns the pid."""
     if process.terminal:
         return await _with_terminal(process, directory, start)
     stdio = process.make_pipes(*owner)

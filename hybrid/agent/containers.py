@@ -13,9 +13,8 @@ import asyncio
 import json
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from hybrid.agent import (
     syscalls,
     users,
 )
+from hybrid.agent.container import Container
 from hybrid.agent.process import Process
 from hybrid.agent.reaper import Reaper
 from hybrid.agent.runtime import Crun
@@ -40,7 +40,6 @@ from hybrid.errors import Conflict, HybridError, Internal, InvalidInput, NotFoun
 from hybrid.wire.messages import CreateContainer, CreateExec, Exited, OutOfMemory, Started
 
 _KILL_WAIT = 10.0
-_BEGIN_WAIT = 10.0
 _JOINED = ("user", "net", "pid", "ipc")
 _ID = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
 
@@ -49,70 +48,6 @@ class _Turn:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.users = 0
-
-
-class Container:
-    """One container: what it was made from and what it holds."""
-
-    def __init__(self, request: CreateContainer, directory: Path, stack: AsyncExitStack) -> None:
-        self.request = request
-        self.directory = directory
-        self.stack = stack
-        self.init = Process(request.container, "", terminal=request.terminal, stdin=request.stdin)
-        self.execs: dict[str, Process] = {}
-        self.exec_specs: dict[str, dict[str, Any]] = {}
-        self.config: dict[str, Any] = {}
-        self.group = cgroups.Group({})
-        self.namespaces: dict[str, int] = {}  # kind to a held descriptor
-        self.root = -1  # its root directory, as it sees it
-        self._loader: tuple[int, int] | None = (
-            None  # crun's program file, until init executes its own
-        )
-        self.oom_kills = 0
-
-    def __repr__(self) -> str:
-        return f"<Container {self.request.container[:12]} {self.init!r} execs={len(self.execs)}>"
-
-    @property
-    def place(self) -> Place:
-        return Place(self.root, self.namespaces["user"] if self.request.id_map else -1)
-
-    def machine_id(self, number: int) -> int:
-        """The machine's id for one of the container's."""
-        id_map = self.request.id_map
-        if id_map is None:
-            return number
-        if number >= id_map.size:
-            raise InvalidInput(f"id {number} is beyond the container's range of {id_map.size} ids")
-        return id_map.base + number
-
-    def loaded(self, pid: int) -> None:
-        """Init is there, still running crun's code."""
-        self.init.pid = pid
-        self._loader = _program(pid)
-
-    async def begun(self) -> None:
-        """Returns when init executes its own program (or has ended).
-
-        Until then its filter is not set, so evidence would be wrong; and older crun (1.8) cannot
-        join it, for its memory still belongs to the machine's user namespace.
-        """
-        deadline = time.monotonic() + _BEGIN_WAIT
-        while self._loader is not None:
-            if self.init.status == "created":
-                raise Conflict(f"container {self.request.container} is not running")
-            if _program(self.init.pid) != self._loader or time.monotonic() > deadline:
-                self._loader = None
-            else:
-                await asyncio.sleep(0.002)
-
-    def process(self, exec_id: str) -> Process:
-        """Its init (""), or one of its execs."""
-        if not exec_id:
-            return self.init
-        if exec_id not in self.execs:
-            raise NotFound(f"no such exec: {exec_id}")
-        return self.execs[exec_id]
 
 
 class Containers:
@@ -200,7 +135,7 @@ class Containers:
                 terminal=request.terminal,
                 size=(request.rows, request.columns),
             )
-            container.config = bundle.fill(request.config, filling)
+            container.config = _filled(request, filling)
             limits.allow(container.config["process"])
             for number, share in enumerate(request.shares):
                 if share.populate:
@@ -225,14 +160,10 @@ class Containers:
             if not name:
                 continue
             other = self.get(name)
-            if other.init.status not in ("running", "paused", "created"):
-                raise Conflict(
-                    f"cannot join the {kind} namespace of container {name}: it is not running"
-                )
-            wanted[kind] = other_path(other, kind)
+            wanted[kind] = other.joinable(kind)
             if request.id_map is not None and other.request.id_map == request.id_map:
                 # rights over a namespace come from the user namespace that owns it
-                wanted["user"] = other_path(other, "user")
+                wanted["user"] = other.joinable("user")
         return wanted
 
     async def _populate(self, container: Container, image: int, number: int, share: Path) -> None:
@@ -468,10 +399,11 @@ class Containers:
                 raise Internal(f"process {process.pid} does not end (SIGKILL is pending)") from None
 
 
-def other_path(container: Container, kind: str) -> str:
-    """A path of a held namespace that crun can open: ours, and we live longer than its call."""
-    name = "net" if kind == "network" else kind
-    return f"/proc/{os.getpid()}/fd/{container.namespaces[name]}"
+def _filled(request: CreateContainer, filling: bundle.Filling) -> dict[str, Any]:
+    try:
+        return bundle.fill(request.config, filling)
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise InvalidInput(f"config is not an OCI runtime config: {error}") from error
 
 
 def _user(root: int, process: dict[str, Any], default: dict[str, Any] | None = None) -> users.User:
@@ -532,21 +464,10 @@ async def _copy(reaper: Reaper, source: Place, target: Place) -> None:
         await reader.close()
 
 
-def _program(pid: int) -> tuple[int, int] | None:
-    """What file the process executes; None if it has ended."""
-    try:
-        found = os.stat(f"/proc/{pid}/exe")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
 def _kinds(config: dict[str, Any]) -> set[str]:
     return {namespace["type"] for namespace in config["linux"]["namespaces"]}
 
 
 def _kill_quietly(pid: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass

@@ -12,7 +12,8 @@ import ipaddress
 import os
 from pathlib import Path
 
-from hybrid.agent.containers import Container, Containers
+from hybrid.agent.container import Container
+from hybrid.agent.containers import Containers
 from hybrid.agent.process import Process
 from hybrid.errors import Conflict, Internal, InvalidInput, Unsupported
 from hybrid.wire.journal import STDOUT, Parser
@@ -84,7 +85,7 @@ def _parsed(output: bytes, code: int) -> list[ProbeResult]:
     )
     found = []
     for line in text.splitlines():
-        name, verdict, detail = (line.split("\t", 2) + ["", ""])[:3]
+        name, verdict, detail = ([*line.split("\t", 2), "", ""])[:3]
         if verdict in ("refused", "allowed"):
             found.append(ProbeResult(name, verdict == "refused", detail))
     if code or not found:

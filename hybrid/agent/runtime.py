@@ -48,7 +48,7 @@ class Crun:
     async def create(
         self, container: str, bundle: Path, stdio: Sequence[int] | None, console: str = ""
     ) -> int:
-        """Makes the container up to just before its program; returns its init's pid. ``console``: socket for the terminal."""
+        """Makes the container up to just before its program; returns its init's pid. ``console`` takes the terminal."""
         arguments = ["--bundle", str(bundle), *(["--console-socket", console] if console else [])]
         program = json.loads((bundle / "config.json").read_text())["process"]["args"][0]
         return await self._start("create", arguments, [container], bundle / "pid", stdio, program)

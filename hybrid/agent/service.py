@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from hybrid.agent import archives, cgroups, evidence, limits, probe, stats, syscalls, system, top
-from hybrid.agent.containers import Container, Containers
+from hybrid.agent.container import Container
+from hybrid.agent.containers import Containers
 from hybrid.agent.machine import MachineProcesses
 from hybrid.agent.options import Options
 from hybrid.agent.process import Process
@@ -310,7 +311,9 @@ async def _send_archive(worker: Worker, stream: Stream) -> None:
         async with stream:
             while data := await worker.read():
                 await stream.write(data)
-            await worker.report()  # a failure in the middle resets the stream: a cut archive is not taken for a whole one
+            await (
+                worker.report()
+            )  # a failure resets the stream: a cut archive is not taken for a whole one
     finally:
         await worker.close()
 

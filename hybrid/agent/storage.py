@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from hybrid.agent import blockdevices, descriptors, syscalls
+from hybrid.agent import descriptors, devices, syscalls
 from hybrid.agent.userns import UserNamespaces
 from hybrid.errors import Internal, InvalidInput, NotFound, Unsupported
 from hybrid.wire.messages import IdMap, Share, Source
@@ -233,12 +233,13 @@ class Storage:
         flags = syscalls.MS_NODEV | (syscalls.MS_RDONLY if read_only else 0)
         keep = -1
         if source.kind == "disk":
-            device = await blockdevices.by_serial(source.name)
+            device = await devices.by_serial(source.name)
         elif source.kind == "file" and read_only:
             if not Path(source.name).is_file():
                 raise NotFound(f"no layer file {source.name}")
-            device, keep = blockdevices.attach_loop(source.name)
+            device, keep = devices.attach_loop(source.name)
         elif source.kind == "tag":
+            await devices.share_tag(source.name)
             device = source.name
         else:
             raise InvalidInput(f"a {source.kind} cannot be mounted as {kind}")

@@ -21,7 +21,7 @@ _MODULES = _LIBRARY / "modules.order"  # absolute paths in the order of their de
 _RUNTIME = _LIBRARY / "runtime"  # "crun 1.21", written when the guest image was built
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-zA-Z0-9_-]+)+")
-_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9.-]{0,62}[a-zA-Z0-9])?")
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 
 # include/uapi/linux/random.h
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207

@@ -1,4 +1,4 @@
-"""Block devices: found by the serial number that the host gave them, or made from a file by a loop device."""
+"""Devices that the host plugs in, found by the names it gave them; and loop devices made from files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from hybrid.errors import Internal, Unavailable
 
 _SYS = Path("/sys/block")
+_SHARES = Path("/sys/fs/virtiofs")
+_T = TypeVar("_T")
 _WAIT = 30.0  # seconds for a hot-plugged disk to show up
 
 # include/uapi/linux/loop.h
@@ -25,23 +29,27 @@ _LOOP_MAJOR = 7
 
 async def by_serial(serial: str) -> str:
     """The path of the disk with that serial number; waits for one that is just being plugged in."""
+    return await _appeared(lambda: _find(serial), f"disk with serial {serial}")
+
+
+async def share_tag(tag: str) -> None:
+    """Waits until the kernel knows the virtiofs ``tag``. Before Linux 6.9 it does not tell: then it is taken for there."""
+    await _appeared(lambda: _tag_known(tag), f"shared directory with tag {tag}")
+
+
+async def _appeared(find: Callable[[], _T | None], what: str) -> _T:
     with _uevents() as events:  # opened before looking, so that nothing is missed in between
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _WAIT
-        while True:
-            found = _find(serial)
-            if found:
-                return found
+        while (found := find()) is None:
             try:
                 async with asyncio.timeout_at(deadline):
-                    while b"SUBSYSTEM=block" not in await loop.sock_recv(events, 16384):
-                        pass
+                    await loop.sock_recv(events, 16384)
             except TimeoutError:
-                raise Unavailable(
-                    f"no disk with serial {serial} appeared in {_WAIT:.0f} s"
-                ) from None
+                raise Unavailable(f"no {what} appeared in {_WAIT:.0f} s") from None
             except OSError:  # ENOBUFS: events were lost, so look again
                 continue
+        return found
 
 
 def _uevents() -> socket.socket:
@@ -59,6 +67,13 @@ def _find(serial: str) -> str | None:
     return None
 
 
+def _tag_known(tag: str) -> bool | None:
+    if not _SHARES.is_dir():
+        return True
+    known = (file.read_text().strip() for file in _SHARES.glob("*/tag"))
+    return True if tag in known else None
+
+
 def _serial(entry: Path) -> str:
     """virtio-blk tells it in ``serial``, SCSI in page 0x80 of its vital product data (four bytes of header)."""
     for name, skip in (("serial", 0), ("device/vpd_pg80", 4)):
@@ -70,7 +85,7 @@ def _serial(entry: Path) -> str:
 
 
 def attach_loop(path: str) -> tuple[str, int]:
-    """A read-only loop device on ``path``, and a descriptor that keeps it: it goes away when that and all mounts have."""
+    """A read-only loop device on ``path``, and a descriptor that keeps it: it goes when that and all mounts have."""
     backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
