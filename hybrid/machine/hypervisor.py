@@ -138,6 +138,11 @@ class Hypervisor:
         """The running domain's XML, with all that libvirt filled in."""
         return await self._on_domain(name, f"look at {name}", lambda domain: domain.XMLDesc(0))
 
+    async def is_frozen(self, name: str) -> bool:
+        """Whether the domain is there but does not execute."""
+        state = await self._on_domain(name, f"look at {name}", lambda domain: domain.state()[0])
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED)
+
     async def create(self, name: str, xml: str) -> None:
         """Starts the domain of ``xml``, frozen before its first instruction."""
 

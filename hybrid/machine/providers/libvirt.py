@@ -440,6 +440,11 @@ class LibvirtProvider:
                 continue
             if running is None or running.instance != self._paths.instance:
                 continue
+            if await self._hypervisor.is_frozen(name):
+                # Its owner died between starting and releasing it: nobody knows of it.
+                await self._hypervisor.destroy(name)
+                self._remove_files(running.machine_id)
+                continue
             console = Console(
                 self._console_socket(running.machine_id), self._console_log(running.machine_id)
             )

@@ -63,18 +63,58 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+HALF_MADE = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from hybrid.guest.image import current
+from hybrid.machine.hypervisor import Hypervisor
+from hybrid.machine.providers.libvirt import LibvirtProvider
+from hybrid.paths import Paths
+from tests.integration.machine.conftest import BUILT, Setting
+
+async def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main(root, then):
+    setting = Setting(Paths.of(Path(root)), current(BUILT))
+    provider = LibvirtProvider(setting.paths)
+    await provider.open()
+    if then == "die":
+        Hypervisor.resume = die
+        await provider.create(setting.request())
+    print(await provider.list())
+    await provider.close()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def run_owner(top: Path, script: str, *arguments: str) -> tuple[int | None, str]:
+    """Exit code and output of a process that owns the setting's provider for a while."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", script, *arguments), cwd=top, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode()
+
+
+async def test_a_guest_whose_owner_died_while_making_it_is_removed(
+    setting: Setting, top: Path
+) -> None:
+    root = str(setting.paths.root)
+    assert (await run_owner(top, HALF_MADE, root, "die"))[0] == -signal.SIGKILL
+    assert setting.leftovers() != []
+    assert await run_owner(top, HALF_MADE, root, "look") == (0, "[]\n")
+    assert setting.leftovers() == []
+
+
 async def test_guests_outlive_their_owner_and_are_adopted(setting: Setting, top: Path) -> None:
     machine_id = setting.request().id
 
     async def owner(then: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", OWNER, str(setting.paths.root), machine_id, then),
-            cwd=top,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await process.communicate()
-        assert process.returncode == (0 if then == "destroy" else -signal.SIGKILL)
-        return output.decode()
+        code, output = await run_owner(top, OWNER, str(setting.paths.root), machine_id, then)
+        assert code == (0 if then == "destroy" else -signal.SIGKILL)
+        return output
 
     first = await owner("create")
     assert first.startswith(f"{machine_id} True ")
