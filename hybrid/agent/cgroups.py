@@ -47,6 +47,11 @@ def hide_unified() -> None:
         syscalls.umount(str(target), syscalls.MNT_DETACH)
 
 
+def is_v2() -> bool:
+    """All controllers are in the one v2 hierarchy."""
+    return (ROOT / "cgroup.controllers").exists()
+
+
 @functools.cache
 def controllers() -> frozenset[str]:
     """Controllers that can limit a container here."""

@@ -25,6 +25,7 @@ from hybrid.agent import (
     console,
     descriptors,
     limits,
+    mountns,
     network,
     oom,
     syscalls,
@@ -209,6 +210,7 @@ class Containers:
                 f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC
             )
             stack.callback(os.close, container.namespaces[kind])
+        _finish_mounts(container)
         container.root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, container.root)
         container.group = cgroups.Group.of(pid)
@@ -462,6 +464,13 @@ async def _copy(reaper: Reaper, source: Place, target: Place) -> None:
             await writer.close()
     finally:
         await reader.close()
+
+
+def _finish_mounts(container: Container) -> None:
+    """With cgroup v1 crun makes the controllers' mounts read-only, but not the directory that holds them."""
+    for mount in container.config["mounts"]:
+        if mount["type"] == "cgroup" and "ro" in mount.get("options", []) and not cgroups.is_v2():
+            mountns.make_read_only(container.namespaces["mnt"], mount["destination"])
 
 
 def _kinds(config: dict[str, Any]) -> set[str]:

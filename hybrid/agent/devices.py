@@ -33,7 +33,7 @@ async def by_serial(serial: str) -> str:
 
 
 async def share_tag(tag: str) -> None:
-    """Waits until the kernel knows the virtiofs ``tag``. Before Linux 6.9 it does not tell: then it is taken for there."""
+    """Waits until the kernel knows the virtiofs ``tag``. Before Linux 6.9 it does not tell: no wait then."""
     await _appeared(lambda: _tag_known(tag), f"shared directory with tag {tag}")
 
 

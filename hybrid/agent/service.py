@@ -57,6 +57,7 @@ class Service:
             system.load_modules()
         for name in self._crun.containers():
             await self._crun.delete(name)
+        self._storage.clear()
 
     def ended(self) -> list[m.ProcessState]:
         """States of all processes that have ended and were not deleted."""

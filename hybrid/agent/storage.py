@@ -51,6 +51,12 @@ class Storage:
         for name in ("m", "c", "blobs"):
             (root / name).mkdir(exist_ok=True)
 
+    def clear(self) -> None:
+        """Removes what an earlier agent left; its mounts went with it."""
+        for top in (self._root / "c", self._root / "m"):
+            for left in top.iterdir():
+                _remove(left)
+
     def user_namespace(self, id_map: IdMap) -> int:
         """A descriptor of a user namespace with that map."""
         return self._namespaces.descriptor(id_map)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,12 @@ def layers(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @dataclass
 class RunningAgent:
     socket: Path
-    process: subprocess.Popen[bytes]
+    state: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "hybrid.agent.main", "--unix", str(self.socket)]
+        self.process = subprocess.Popen([*command, "--state", str(self.state)], cwd=ROOT)
 
 
 @pytest.fixture
@@ -56,13 +61,11 @@ def agent_directory() -> Iterator[Path]:
 @pytest.fixture
 def agent_process(agent_directory: Path) -> Iterator[RunningAgent]:
     """A running agent; afterwards nothing may be left of its containers."""
-    socket = agent_directory / "sock"
-    command = [sys.executable, "-m", "hybrid.agent.main", "--unix", str(socket)]
-    command += ["--state", str(agent_directory / "state")]
-    process = subprocess.Popen(command, cwd=ROOT)
-    yield RunningAgent(socket, process)
-    process.terminate()
-    assert process.wait(timeout=20) == 0
+    agent = RunningAgent(agent_directory / "sock", agent_directory / "state")
+    agent.start()
+    yield agent
+    agent.process.terminate()
+    assert agent.process.wait(timeout=20) == 0
     assert list((agent_directory / "state" / "c").iterdir()) == []
     assert list((agent_directory / "state" / "m").iterdir()) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -263,6 +264,20 @@ async def test_small_files_are_writable_and_not_part_of_the_root(driver: Driver)
     assert (code, out) == (0, "127.0.0.1 localhost\nmore\n0\n")
 
 
+async def test_control_groups_are_seen_but_not_made(driver: Driver) -> None:
+    options = ["nosuid", "noexec", "nodev", "relatime", "ro"]
+    mount = {
+        "destination": "/sys/fs/cgroup",
+        "type": "cgroup",
+        "source": "cgroup",
+        "options": options,
+    }
+    script = "ls /sys/fs/cgroup | grep -cE '^(memory|cgroup.controllers)$'; mkdir /sys/fs/cgroup/x"
+    code, out, err = await driver.run("sh", "-c", script, mounts=[mount])
+    assert (code, out) == (1, "1\n")
+    assert "Read-only" in err
+
+
 async def test_facts_are_this_kernels(driver: Driver) -> None:
     facts = await driver.client.call(Facts())
     assert facts.kernel == os.uname().release
@@ -284,7 +299,7 @@ async def test_shutdown_ends_containers_and_agent(
 
 async def test_a_resource_limit_can_be_lowered_and_reaches_the_process(driver: Driver) -> None:
     rlimits = [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]
-    code, out, _ = await driver.run(
+    _code, out, _ = await driver.run(
         "sh", "-c", "ulimit -n; ulimit -Hn", process={"rlimits": rlimits}
     )
     assert out == "100\n200\n"
@@ -298,3 +313,29 @@ async def test_an_exec_right_after_the_start_always_works(driver: Driver) -> Non
         name = await driver.start(driver.request("sleep", "100"))
         assert await driver.execute(name, "echo", "x") == (0, "x\n", "")
         await driver.client.call(Delete(name))
+
+
+async def test_an_agent_that_died_leaves_nothing_to_the_next(
+    driver: Driver, agent_process: RunningAgent
+) -> None:
+    name = await driver.start(driver.request("sleep", "100"))
+    pid = (await driver.client.call(State(name))).pid
+    boot = driver.client.hello.boot
+    await driver.disconnect()
+    agent_process.process.kill()
+    agent_process.process.wait()
+    agent_process.socket.unlink()
+    agent_process.start()
+    await driver.connect()
+    assert driver.client.hello.boot != boot
+    assert (await driver.client.call(List())).processes == []
+    assert await driver.run("echo", "again") == (0, "again\n", "")
+    assert not Path(f"/proc/{pid}/root/etc/added").exists()
+
+
+async def test_only_one_agent_works_in_a_directory(
+    driver: Driver, agent_process: RunningAgent
+) -> None:
+    second = RunningAgent(agent_process.socket.with_name("other"), agent_process.state)
+    second.start()
+    assert await asyncio.to_thread(second.process.wait, 20) == 1

@@ -57,7 +57,7 @@ async def test_an_interface_is_moved_named_and_addressed(
 
 
 async def test_no_network_has_loopback_only(driver: Driver) -> None:
-    code, out, _ = await driver.run(
+    _code, out, _ = await driver.run(
         "sh",
         "-c",
         "ip -o link | wc -l; ping -c1 127.0.0.1 | grep -c '1 packets rec'",
@@ -67,7 +67,7 @@ async def test_no_network_has_loopback_only(driver: Driver) -> None:
 
 
 async def test_the_machines_network(driver: Driver) -> None:
-    code, out, _ = await driver.run("readlink", "/proc/self/ns/net", network="host")
+    _code, out, _ = await driver.run("readlink", "/proc/self/ns/net", network="host")
     assert out.strip() == os.readlink("/proc/self/ns/net")
 
 

@@ -125,7 +125,7 @@ async def test_a_blob_is_verified_and_can_be_mounted(driver: Driver) -> None:
     await driver.client.call(PutBlob(digest, len(data), stream.id))
     assert (await driver.client.call(HasBlob(digest))).value
     share = Share(Source("blob", digest))
-    code, out, _ = await driver.run(
+    _code, out, _ = await driver.run(
         "sha256sum", "/run/secret", **mounted(share, "/run/secret", "ro")
     )
     assert out.split()[0] == digest[7:]
