@@ -21,7 +21,9 @@ from hybrid.engine.engine import Engine
 
 def build(engine: Engine, hybrid_version: str) -> web.Application:
     """Serve it behind ``hybrid.api.stream.front_factory``: attach and exec need that."""
-    app = web.Application(middlewares=[middleware.docker_form], client_max_size=1 << 62)
+    app = web.Application(
+        middlewares=[middleware.give_back, middleware.docker_form], client_max_size=1 << 62
+    )
     app[ENGINE] = engine
     app.on_response_prepare.append(middleware.add_headers)
     for noun in (containers, streams, archives, images, networks, volumes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from hybrid.api import status, versions
-from hybrid.api.stream import Hijacked
+from hybrid.api.stream import Front, Hijacked
 from hybrid.errors import HybridError
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,17 @@ def error_response(code: int, message: str) -> web.Response:
 def version_of(request: web.Request) -> tuple[int, int]:
     version: tuple[int, int] = request.get(VERSION, versions.NEWEST)
     return version
+
+
+@web.middleware
+async def give_back(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A connection that might have been taken over and was not goes on as HTTP."""
+    response = await handler(request)
+    if not isinstance(response, Hijacked) and isinstance(request.transport, asyncio.Transport):
+        front = request.transport.get_protocol()
+        if isinstance(front, Front) and not front.release():
+            response.force_close()
+    return response
 
 
 @web.middleware

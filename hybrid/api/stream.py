@@ -159,13 +159,19 @@ class Front(asyncio.Protocol):
         """From now on all that arrives is the caller's."""
         self._hijacking = True
 
-    def release(self) -> None:
-        """The request is answered as plain HTTP after all: what was kept is the next request."""
+    def release(self) -> bool:
+        """The request is answered as plain HTTP after all: what was kept is the next request.
+
+        False if there can be none: the client has closed its side.
+        """
+        if not self._hijacking:
+            return True
         self._hijacking = False
         data = bytes(self._kept)
         self._kept.clear()
         if data:
             self._route(data)
+        return not self._eof
 
     async def read(self) -> bytes:
         """What the client sent; b"" after it closed its side."""
