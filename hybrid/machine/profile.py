@@ -58,8 +58,6 @@ class Hardening(_Strict):
 
     sandbox: Literal[True] = True
     """QEMU's system-call filter. Cannot be turned off; it is written here so that it is seen."""
-    namespaces: Literal["auto", "off"] = "auto"
-    """auto: QEMU gets a mount namespace with a /dev of its own wherever the host can make one."""
 
 
 class BootTimeout(_Strict):

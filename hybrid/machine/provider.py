@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -158,7 +158,6 @@ class MachineStatus:
     id: str
     running: bool
     reason: str = ""
-    details: dict[str, str] = field(default_factory=dict)
 
 
 class Provider(Protocol):

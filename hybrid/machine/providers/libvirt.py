@@ -7,16 +7,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 from collections.abc import Callable
 from pathlib import Path
 
 from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable, Unsupported
 from hybrid.link import serial, vsock
 from hybrid.link.transport import Transport
-from hybrid.machine import access, design, domain, embed, evidence, kvm, orphans
+from hybrid.machine import access, design, domain, embed, evidence, hostfacts, kvm, orphans
 from hybrid.machine.console import Console, ConsoleLog, printable
-from hybrid.machine.design import HostFacts, Placement
+from hybrid.machine.design import Placement
 from hybrid.machine.domain import RunningDomain
 from hybrid.machine.hypervisor import Ended, Hypervisor, pid_file
 from hybrid.machine.profile import Accelerator, MachineProfile
@@ -33,9 +32,7 @@ from hybrid.machine.provider import (
 )
 from hybrid.machine.running import RunningGuest, read_pid
 from hybrid.paths import SOCKET_PATH_MAX, Paths
-from hybrid.units import MIB
 
-_VHOST_VSOCK = Path("/dev/vhost-vsock")
 _DEATH = 10.0  # seconds for a killed QEMU to be gone
 _UNPLUG = 15.0  # seconds for a guest to let a device go
 _POLL = 0.05
@@ -118,8 +115,8 @@ class LibvirtProvider:
             return
         if request.id in self._forgetting:
             await self._forgetting[request.id]
-        facts = await self._facts(request)
-        _check_memory(request)
+        hostfacts.check_memory(request)
+        facts = await hostfacts.gather(request, self._accelerator, self._paths.run / "kvm.json")
         guest, placement = await self._place(request)
         try:
             await self._start(guest, design.design(request, facts, placement), request)
@@ -243,21 +240,6 @@ class LibvirtProvider:
         if running is None:
             raise Internal(f"the domain {guest.name} is not one of hybrid's")
         return running
-
-    async def _facts(self, request: MachineRequest) -> HostFacts:
-        wanted = self._accelerator
-        if wanted is Accelerator.AUTO:
-            wanted = request.profile.accelerator
-        arch = platform.machine()
-        chosen = Accelerator.TCG
-        if wanted is not Accelerator.TCG and request.boot is not None:
-            cache = self._paths.run / "kvm.json"
-            answer = await kvm.probe(request.boot.kernel, arch, cache)
-            if answer.usable:
-                chosen = Accelerator.KVM
-            elif wanted is Accelerator.KVM:
-                raise Unavailable(f"machine {request.name}: no KVM: {answer.reason}")
-        return HostFacts(arch, chosen, vsock=_VHOST_VSOCK.exists(), kvm_group=kvm.group())
 
     async def _place(self, request: MachineRequest) -> tuple[RunningGuest, Placement]:
         """A record, a uid and a place for sockets; the uid is held by the record from here on."""
@@ -491,16 +473,3 @@ class LibvirtProvider:
             return
         for callback in self._callbacks:
             callback(guest.id, guest.ending)
-
-
-def _check_memory(request: MachineRequest) -> None:
-    """Refuses a guest that the host cannot back: its kernel would kill some process when it fills
-    up.
-    """
-    fields = evidence.status_fields(Path("/proc/meminfo").read_text())
-    available = int(fields["MemAvailable"].split()[0]) << 10
-    if request.memory > available:
-        raise Unavailable(
-            f"not enough memory for machine {request.name}: it wants {request.memory // MIB} MiB,"
-            f" the host has {available // MIB} MiB available"
-        )

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hybrid.errors import Internal, NotFound, Unavailable
-from hybrid.machine import access, embed, evidence
-from hybrid.machine.provider import Disk, ShareDevice
+from hybrid.machine import access, embed, evidence, hostfacts, kvm, profile
+from hybrid.machine.kvm import Answer
+from hybrid.machine.profile import Accelerator
+from hybrid.machine.provider import Boot, Disk, MachineRequest, ShareDevice
 from hybrid.paths import Paths
 
 ME = os.getuid(), os.getgid()
@@ -99,3 +103,30 @@ def test_the_device_model_is_read_off_the_command_line() -> None:
     ]
     assert evidence.device_model(line) == ["isa-serial", "virtio-rng-pci"]
     assert evidence.accelerator(line) == "kvm"
+
+
+def wanting(**changes: Any) -> MachineRequest:
+    shape = profile.load("small")
+    boot = Boot(Path("/g/vmlinuz"), Path("/g/initrd"), Path("/g/root"), "quiet")
+    return dataclasses.replace(MachineRequest("m1", "db", shape, shape.memory, 1, boot), **changes)
+
+
+async def test_kvm_that_is_demanded_and_missing_is_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> Answer:
+        return Answer(False, "it hangs")
+
+    monkeypatch.setattr(kvm, "probe", broken)
+    with pytest.raises(Unavailable, match="machine db: no KVM: it hangs"):
+        await hostfacts.gather(wanting(), Accelerator.KVM, tmp_path / "kvm.json")
+    facts = await hostfacts.gather(wanting(), Accelerator.AUTO, tmp_path / "kvm.json")
+    assert facts.accelerator is Accelerator.TCG
+
+
+def test_a_guest_bigger_than_the_host_is_refused(tmp_path: Path) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 900000 kB\nMemAvailable: 300000 kB\n")
+    hostfacts.check_memory(wanting(), meminfo)
+    with pytest.raises(Unavailable, match=r"machine db: it wants 1024 MiB, the host has 292 MiB"):
+        hostfacts.check_memory(wanting(memory=1 << 30), meminfo)
