@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -153,11 +153,15 @@ class MachineRequest:
 
 @dataclass(frozen=True)
 class MachineStatus:
-    """One machine as the provider finds it. ``reason`` says why it is not running."""
+    """One machine as the provider finds it. ``reason`` says why it is not running.
+
+    ``details`` are facts for people to read (an address, a version); nothing branches on them.
+    """
 
     id: str
     running: bool
     reason: str = ""
+    details: dict[str, str] = field(default_factory=dict)
 
 
 class Provider(Protocol):
