@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.guest.build import build_guest
+from hybrid.guest.tools import build_tools, tool
 from hybrid.link import serial
 from hybrid.link.transport import Transport
 from hybrid.paths import Paths
@@ -30,12 +31,24 @@ class Guest:
     layers: list[Source]
     disks: list[Source]
     qemu: subprocess.Popen[bytes]
+    shared: Path  # served to the guest as the virtiofs tag "shared"
 
 
 def _disk(number: int, path: Path, serial_number: str, read_only: bool) -> list[str]:
     drive = f"if=none,id=d{number},file={path},format=raw,readonly={'on' if read_only else 'off'}"
     device = f"scsi-hd,drive=d{number},serial={serial_number},bus=s.0,lun={number}"
     return ["-drive", drive, "-device", device]
+
+
+def _serve(directory: Path, socket: Path) -> subprocess.Popen[bytes]:
+    """A virtiofsd as for a named volume."""
+    build_tools(Paths.of(ROOT), print)
+    command = tool(Paths.of(ROOT), "virtiofsd")
+    command += [f"--socket-path={socket}", f"--shared-dir={directory}", "--xattr"]
+    process = subprocess.Popen([*command, "--sandbox=chroot"], stderr=subprocess.DEVNULL)
+    while not socket.exists():
+        assert process.poll() is None, "virtiofsd did not start"
+    return process
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +68,10 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             arguments += _disk(10 + number, path, f"disk{number}", False)
             disks.append(Source("disk", f"disk{number}"))
         socket, console = directory / "port", directory / "console"
+        shared = directory / "shared"
+        shared.mkdir()
+        (shared / "sub").mkdir()
+        server = _serve(shared, directory / "fs")
         qemu = subprocess.Popen(
             [
                 "qemu-system-x86_64",
@@ -72,6 +89,14 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
                     "-device",
                     f"virtio-net-pci,netdev=n,mac={MAC},romfile=",
                 ),
+                *(
+                    "-object",
+                    "memory-backend-memfd,id=mem,size=512M,share=on",
+                    "-numa",
+                    "node,memdev=mem",
+                ),
+                *("-chardev", f"socket,id=f,path={directory}/fs"),
+                *("-device", "vhost-user-fs-pci,chardev=f,tag=shared"),
                 *("-device", "virtio-serial-pci"),
                 *("-chardev", f"socket,id=c,path={socket},server=on,wait=off"),
                 *("-device", "virtserialport,chardev=c,name=hybrid.agent"),
@@ -80,10 +105,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
         try:
             while not socket.exists():
                 assert qemu.poll() is None, "QEMU did not start"
-            yield Guest(socket, console, layers, disks, qemu)
+            yield Guest(socket, console, layers, disks, qemu, shared)
         finally:
             qemu.kill()
             qemu.wait()
+            server.kill()
+            server.wait()
             print(console.read_text(errors="replace")[-4000:])
 
 

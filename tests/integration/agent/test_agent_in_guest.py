@@ -23,6 +23,7 @@ from hybrid.wire.messages import (
     Share,
     Shutdown,
     Signal,
+    Source,
     StartContainer,
     StartExec,
     State,
@@ -138,6 +139,23 @@ async def test_a_volume_on_a_disk_starts_with_the_images_files(driver: Driver) -
     assert (code, out, err) == (0, "from the image\n1000:1001\n", "")
     code, out, _ = await driver.run("cat", "/data/file", shares=[share], mounts=[mount])
     assert (code, out) == (0, "changed\n")
+
+
+async def test_a_shared_directory_has_the_containers_ids(driver: Driver, guest: Guest) -> None:
+    (guest.shared / "sub" / "link").symlink_to("../outside")
+    (guest.shared / "outside").write_text("outside")
+    share = Share(Source("tag", "shared"), subpath="sub", populate=False)
+    mount = {"destination": "/data", "type": "hybrid-share", "source": "0", "options": []}
+    script = "stat -c %u /data; echo made > /data/f; chown 1000:1001 /data/f; cat /data/link"
+    code, out, err = await driver.run("sh", "-c", script, shares=[share], mounts=[mount])
+    assert (code, out) == (1, "0\n")
+    assert "No such file" in err
+    made = guest.shared / "sub/f"
+    assert (made.stat().st_uid, made.stat().st_gid, made.read_text()) == (1000, 1001, "made\n")
+    file = Share(Source("tag", "shared"), subpath="sub/f")
+    mount["destination"] = "/etc/f"
+    code, out, err = await driver.run("cat", "/etc/f", shares=[file], mounts=[mount])
+    assert (code, out, err) == (0, "made\n", "")
 
 
 async def test_much_output_comes_through_whole(driver: Driver) -> None:
