@@ -97,7 +97,8 @@ def _source(
     subpath = mount.subpath
     if not volume and not directory.is_dir():
         raise Unsupported(
-            f"bind mount of the single file {directory}: a guest is given directories only; mount the directory it is in"
+            f"bind mount of the single file {directory}: a guest is given directories only;"
+            " mount the directory it is in"
         )
     owner = None if volume else (mount.uid, mount.gid)
     # A volume may be written through one mount and read through another: one server for both.

@@ -39,6 +39,17 @@ ENTROPY_BYTES = 64
 
 
 @dataclass
+class RemotePlace:
+    """How a box is reached: the fields of ``hybrid.machine.provider.Remote``."""
+
+    address: str
+    identity: str = ""
+    known_hosts: str = ""
+    accept_host_key: bool = False
+    fingerprint: str = ""
+
+
+@dataclass
 class MachineRecord:
     """What the store keeps. ``kind``: a guest of ours, this host, or a box reached over the network."""
 
@@ -57,8 +68,7 @@ class MachineRecord:
     kernel: str = ""
     boot_id: str = ""
     error: str = ""
-    address: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
+    remote: RemotePlace | None = None
 
 
 @dataclass

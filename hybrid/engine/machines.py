@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
 
 from hybrid.engine import names
 from hybrid.engine.events import Events
@@ -21,6 +21,7 @@ from hybrid.engine.machine import (
     Listener,
     Machine,
     MachineRecord,
+    RemotePlace,
     ShareUse,
     settle,
 )
@@ -28,7 +29,7 @@ from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
 from hybrid.errors import Conflict, HybridError, Unavailable, Unsupported
 from hybrid.machine import profile as profiles
-from hybrid.machine.provider import Boot, MachineRequest, Provider, ShareDevice
+from hybrid.machine.provider import Boot, MachineRequest, Provider, Remote, ShareDevice
 from hybrid.machine.shares import ShareServer
 from hybrid.paths import Paths
 from hybrid.units import MIB
@@ -39,14 +40,6 @@ MACHINE_ID_LENGTH = 32
 # What a guest's kernel, agent and page tables need beside its container's limit.
 GUEST_OVERHEAD = 192 * MIB
 LostCallback = Callable[[Machine, str], None]
-
-
-class Reach(Provider, Protocol):
-    """A provider of machines that run already and must be made known."""
-
-    async def add(
-        self, machine_id: str, address: str, *, accept_host_key: bool = False, fingerprint: str = ""
-    ) -> object: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class Backends:
 
     guest: Provider | None
     host: Provider | None
-    remote: Reach | None
+    remote: Provider | None
     shares: ShareServer
     boot: Callable[[], Boot]
 
@@ -136,24 +129,14 @@ class Machines:
             raise
         return machine
 
-    async def add(
-        self, name: str, address: str, *, accept_host_key: bool = False, fingerprint: str = ""
-    ) -> Machine:
-        """A box that is reached over the network: ``address`` as its provider understands it."""
+    async def add(self, name: str, remote: Remote) -> Machine:
+        """A box that runs already and is reached over the network."""
         names.checked_name(name)
         self._refuse_taken(name)
-        remote = self.backends.remote
-        if remote is None:
-            raise Unsupported("this daemon cannot reach other boxes")
-        machine = self._new("remote", name, GuestSize(), explicit=True)
-        machine.record.address = address
+        machine = self._new("remote", name, GuestSize(), explicit=True, remote=remote)
         try:
-            await remote.add(
-                machine.id, address, accept_host_key=accept_host_key, fingerprint=fingerprint
-            )
             await self.start(machine)
         except BaseException:
-            await settle(remote.destroy(machine.id))
             await self._forget(machine)
             raise
         return machine
@@ -286,6 +269,7 @@ class Machines:
         *,
         explicit: bool = False,
         private: bool = False,
+        remote: Remote | None = None,
     ) -> Machine:
         provider = self.backends.of(kind)
         profile = profiles.load(size.profile) if kind == "guest" else None
@@ -300,6 +284,7 @@ class Machines:
             cpus=max(size.cpus, profile.cpus) if profile else 0,
             explicit=explicit,
             private=private,
+            remote=None if remote is None else RemotePlace(**asdict(remote)),
         )
         machine = Machine(record, provider)
         self._machines[machine.id] = machine
@@ -324,6 +309,7 @@ class Machines:
                     disks=tuple(devices.disks),
                     nics=tuple(devices.nics),
                     shares=tuple(shares),
+                    remote=None if record.remote is None else Remote(**asdict(record.remote)),
                 )
             )
             try:
@@ -366,6 +352,7 @@ class Machines:
         if self._machines.pop(machine.id, None) is None:
             return
         self._store.delete("machine", machine.id)
+        await asyncio.to_thread(shutil.rmtree, self._paths.machine(machine.id), ignore_errors=True)
         self._events.publish("machine", "destroy", machine.id, {"name": machine.record.name})
 
     def _save(self, machine: Machine) -> None:
@@ -402,7 +389,7 @@ class Machines:
     # --- the daemon's start and end ---
 
     async def adopt(self) -> None:
-        """Links to the machines that outlived the last daemon, forgets those that did not, removes what has no owner."""
+        """Links to the machines that outlived the last daemon; removes what has no owner."""
         await self.backends.shares.open()
         found: dict[str, tuple[Provider, bool, str]] = {}
         for provider in self.backends.providers():

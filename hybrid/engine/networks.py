@@ -1,8 +1,8 @@
 """Networks: their records, who is in them, and which address each endpoint has.
 
-``bridge`` (the default), ``host`` and ``none`` always exist. A network's bridge, rules and name server are made when its
-first endpoint joins or the daemon starts; addresses are held only while a container runs. The names of a network are
-published as a whole at every change, so what the name server knows is always what this module computes.
+``bridge`` (the default), ``host`` and ``none`` always exist. A network's bridge, rules and name server are made when
+its first endpoint joins; addresses are held only while a container runs. The names of a network are published as a
+whole at every change, so what the name server knows is always what this module computes.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from hybrid.engine.engine import Engine
 from hybrid.engine.machine import Machine
 from hybrid.engine.machines import GuestSize
 from hybrid.errors import InvalidInput
+from hybrid.machine.provider import Remote
 
 
 def setup(app: web.Application, hybrid_version: str) -> None:
@@ -61,7 +62,7 @@ def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
         "Cpus": record.cpus,
         "Kernel": record.kernel,
         "BootId": record.boot_id,
-        "Address": record.address,
+        "Address": record.remote.address if record.remote else "",
         "Error": record.error,
         "Containers": [one.record.name for one in containers if one is not None],
         "Facts": {
@@ -95,7 +96,13 @@ async def create(request: web.Request) -> web.Response:
     name, address = fields.text("Name"), fields.text("Address")
     if fields.text("Provider") not in ("", "ssh" if address else "libvirt"):
         raise InvalidInput("Provider must be 'ssh' with an Address and 'libvirt' without one")
-    accept, fingerprint = fields.flag("AcceptHostKey"), fields.text("Fingerprint")
+    remote = Remote(
+        address,
+        identity=fields.text("Identity"),
+        known_hosts=fields.text("KnownHosts"),
+        accept_host_key=fields.flag("AcceptHostKey"),
+        fingerprint=fields.text("Fingerprint"),
+    )
     size = GuestSize(
         memory=fields.integer("Memory"),
         cpus=fields.integer("Cpus"),
@@ -105,9 +112,7 @@ async def create(request: web.Request) -> web.Response:
     if not name:
         raise InvalidInput("a machine needs a Name")
     if address:
-        machine = await engine.machines.add(
-            name, address, accept_host_key=accept, fingerprint=fingerprint
-        )
+        machine = await engine.machines.add(name, remote)
     else:
         machine = await engine.machines.create(name, size)
     return json_response(machine_json(engine, machine), 201)
