@@ -105,9 +105,18 @@ def test_architectures_follow_the_machine() -> None:
 
 
 def test_rules_wait_for_their_kernel() -> None:
-    own = profile.load().seccomp_profile()
+    rule = {"names": ["ptrace"], "action": "SCMP_ACT_ALLOW", "includes": {"minKernel": "4.8"}}
+    own = seccomp.parse(json.dumps({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [rule]}))
     assert rules_for(seccomp.for_capabilities(own, [], "x86_64", "6.12.0+deb13"), "ptrace")
     assert not rules_for(seccomp.for_capabilities(own, [], "x86_64", "4.4.0-1"), "ptrace")
+
+
+def test_tracing_needs_its_capability() -> None:
+    own = profile.load().seccomp_profile()
+    assert not rules_for(default(), "ptrace")
+    assert rules_for(
+        seccomp.for_capabilities(own, ["CAP_SYS_PTRACE"], "x86_64", "6.12.0"), "ptrace"
+    )
 
 
 def test_names_are_in_one_place_only() -> None:
