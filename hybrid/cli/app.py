@@ -124,7 +124,8 @@ def _root(
         typer.Option("--host", "-H", help="Daemon to talk to: unix:///path or tcp://host:port."),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--root", help="State directory of the daemon to talk to.")
+        Path | None,
+        typer.Option("--root", readable=False, help="Its state directory, to find it by."),
     ] = None,
     version: Annotated[
         bool,

@@ -23,7 +23,8 @@ app = new()
 def daemon(
     ctx: typer.Context,
     root: Annotated[
-        Path | None, typer.Option("--root", help="State directory (/var/lib/hybrid).")
+        Path | None,
+        typer.Option("--root", readable=False, help="State directory (/var/lib/hybrid)."),
     ] = None,
     host: Annotated[
         list[str] | None, typer.Option("--host", "-H", help="Where to listen; may be repeated.")

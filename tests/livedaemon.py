@@ -1,0 +1,133 @@
+"""A real daemon with a root of its own, driven by the real command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hybrid.guest.imagebuild import build_image
+from hybrid.paths import Paths, data_dir
+
+# Guest image, tools tree and example images are kept between runs: unchanged ones are not built again.
+BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
+DEADLINE = 60.0
+
+Done = subprocess.CompletedProcess[bytes]
+
+
+class LiveDaemon:
+    """The daemon of one root. The first command starts it, as it does for a user."""
+
+    def __init__(self, root: Path) -> None:
+        self.paths = Paths.of(root)
+
+    def __repr__(self) -> str:
+        return f"<LiveDaemon {self.paths.root}>"
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The command line that talks to this daemon."""
+        return [
+            sys.executable,
+            "-m",
+            "hybrid.cli.main",
+            "--root",
+            str(self.paths.root),
+            *arguments,
+        ]
+
+    def run(self, *arguments: str, stdin: bytes = b"", timeout: float = 300, **more: Any) -> Done:
+        """One command to its end."""
+        return subprocess.run(
+            self.argv(*arguments), input=stdin, capture_output=True, timeout=timeout, **more
+        )
+
+    def out(self, *arguments: str, stdin: bytes = b"") -> str:
+        """The output of a command that must succeed."""
+        done = self.run(*arguments, stdin=stdin)
+        assert done.returncode == 0, f"{arguments}: exit {done.returncode}: {done.stderr.decode()}"
+        return done.stdout.decode()
+
+    def inspect(self, name: str) -> dict[str, Any]:
+        """What the daemon knows about a container or image."""
+        found: list[dict[str, Any]] = json.loads(self.out("inspect", name))
+        return found[0]
+
+    def load(self, name: str) -> None:
+        """Loads the example image of that name."""
+        archive = BUILT.root / "archives" / f"{name}.tar"
+        build_image(BUILT, data_dir() / "images" / name, archive, lambda _: None)
+        self.out("image", "load", "-q", "-i", str(archive))
+
+    @property
+    def pid(self) -> int:
+        return int(self.paths.pid_file.read_text())
+
+    def kill(self) -> None:
+        """kill -9, and nothing else."""
+        pid = self.pid
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not _alive(pid))
+
+    def close(self) -> None:
+        """Removes all that was made and stops the daemon."""
+        try:
+            if names := self.out("ps", "-aq").split():
+                self.run("rm", "-fv", *names)
+            pid = self.pid
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: not _alive(pid))
+        finally:
+            self._end_agents()
+            shutil.rmtree(self.paths.run, ignore_errors=True)
+
+    def _end_agents(self) -> None:
+        """The host's agent outlives its daemon by design; a test's must not."""
+        own = {str(self.paths.root).encode(), str(self.paths.run).encode()}
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (process / "cmdline").read_bytes().split(b"\0")
+                if any(word.startswith(tuple(own)) for word in words):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
+    """Waits for something that must become true."""
+    end = time.monotonic() + deadline
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def live_daemon(*, guest: bool = False) -> Iterator[LiveDaemon]:
+    """A daemon that is gone with all that it made when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="hybrid-", dir="/var/tmp") as name:
+        root = Path(name)
+        root.chmod(0o711)
+        if guest:
+            for built in (BUILT.guest, BUILT.tools):
+                (root / built.name).symlink_to(built)
+        daemon = LiveDaemon(root)
+        daemon.out("info")
+        try:
+            yield daemon
+        finally:
+            daemon.close()
