@@ -6,15 +6,20 @@ this process becomes the reaper of its orphaned descendants (``prctl(2)``, PR_SE
 and reaps those, and only those, that libvirt detached. Children of our own are left to whoever
 started them: they are in our session, or lead one themselves, while what libvirt detached is in the
 session of its dead parent.
+
+An agent of this host that was killed leaves its containers' processes to this process as well. The
+kernel does not end a pid namespace before the processes in it that came from outside are reaped, so
+somebody has to, while they are killed.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,6 +92,39 @@ class OrphanReaper:
                 continue
             if is_dead_orphan(stat, pid, session):
                 reap(int(entry.name))
+
+
+async def reap_contained_for_ever() -> None:
+    """``reap_contained`` again and again, until cancelled."""
+    while True:
+        reap_contained()
+        await asyncio.sleep(_INTERVAL)
+
+
+def reap_contained() -> None:
+    """Reaps dead children of ours in pid namespaces below ours. Those came to us as orphans: what this
+    process starts itself is in its own pid namespace.
+    """
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = dict(
+                line.split(":", 1) for line in (entry / "status").read_text().splitlines()
+            )
+        except (OSError, ValueError):
+            continue
+        if is_contained_zombie(fields, os.getpid()):
+            reap(int(entry.name))
+
+
+def is_contained_zombie(status: Mapping[str, str], parent: int) -> bool:
+    """Whether these fields of /proc/N/status are of a dead child of ``parent`` in a deeper pid
+    namespace.
+    """
+    dead = status.get("State", "").strip().startswith("Z")
+    own = int(status.get("PPid", "0")) == parent
+    return dead and own and len(status.get("NSpid", "").split()) > 1
 
 
 def reap(pid: int) -> None:

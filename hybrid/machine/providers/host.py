@@ -24,6 +24,7 @@ from hybrid.errors import Conflict, HybridError, NotFound, Unavailable, Unsuppor
 from hybrid.link import unix
 from hybrid.link.client import AgentClient
 from hybrid.link.transport import Transport
+from hybrid.machine import orphans
 from hybrid.machine.provider import (
     Disk,
     Feature,
@@ -123,6 +124,11 @@ class HostProvider:
             return
         async with self._lock:
             pid = self._running()
+            if pid is None and self._abandoned():
+                # The agent was killed, its containers were not: a new one knows how to end them.
+                with contextlib.suppress(HybridError):
+                    await self._ensure()
+                    pid = self._running()
             if pid is not None:
                 await self._stop(pid)
             shutil.rmtree(self._directory, ignore_errors=True)
@@ -166,6 +172,11 @@ class HostProvider:
         if record is not None and _start_time(record[0]) == record[1] != "-":
             return record[0]
         return None
+
+    def _abandoned(self) -> bool:
+        """Whether crun keeps a state of containers there."""
+        state = self._directory / "state" / "crun"
+        return state.is_dir() and any(state.iterdir())
 
     def _copy(self) -> Path:
         digest = hashlib.sha256(self._agent.read_bytes()).hexdigest()[:16]
@@ -217,11 +228,13 @@ class HostProvider:
                 await transport.close()
                 return
             if self._running() != pid:
-                raise Unavailable(f"the host's agent did not start: {self._log_tail()}")
+                raise Unavailable(
+                    f"the host's agent did not start: {self._log_tail() or 'no reason given'}"
+                )
             if asyncio.get_running_loop().time() > deadline:
                 await self._stop(pid)
                 what = f"the host's agent did not start within {_START_TIMEOUT:g} s"
-                raise Unavailable(f"{what}: {self._log_tail()}")
+                raise Unavailable(f"{what}: {self._log_tail() or 'no reason given'}")
             await asyncio.sleep(0.02)
 
     def _log_tail(self) -> str:
@@ -229,8 +242,8 @@ class HostProvider:
             lines = (
                 self._log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
             )
-            return lines[-1] if lines else f"see {self._log}"
-        return f"no {self._log}"
+            return lines[-1] if lines else ""
+        return ""
 
     async def _idle(self) -> bool:
         """Whether the running agent has no process that is alive; an agent that doesn't say has."""
@@ -251,10 +264,13 @@ class HostProvider:
         self._unwatch()
         with contextlib.suppress(HybridError):
             client = await AgentClient.connect(await unix.connect(self._socket), timeout=5)
+            reaping = asyncio.create_task(orphans.reap_contained_for_ever())
             try:
                 await client.call(Shutdown(), timeout=_STOP_TIMEOUT)
             finally:
+                reaping.cancel()
                 await client.close()
+                orphans.reap_contained()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._running() != pid:
                 break
@@ -278,16 +294,19 @@ class HostProvider:
             self._watched.close()
             self._watched = None
 
-    def _stopped(self, pid: int) -> None:
+    def _stopped(self, pid: int, code: int | None) -> None:
         self._unwatch()
+        how = f"got signal {-code}" if code is not None and code < 0 else "ended"
+        said = self._log_tail()
+        reason = f"the host's agent (pid {pid}) {how}" + (f": {said}" if said else "")
         for callback in self._callbacks:
-            callback(MACHINE_ID, f"the host's agent (pid {pid}) ended: {self._log_tail()}")
+            callback(MACHINE_ID, reason)
 
 
 class _Watch:
-    """Tells, in the event loop, that a process ended, whether it is our child or not."""
+    """Tells, in the event loop, that a process ended (and how, if it is our child)."""
 
-    def __init__(self, pid: int, ended: Callable[[int], None]) -> None:
+    def __init__(self, pid: int, ended: Callable[[int, int | None], None]) -> None:
         self.pid = pid
         self._ended = ended
         self._descriptor = os.pidfd_open(pid)
@@ -295,8 +314,7 @@ class _Watch:
         self._loop.add_reader(self._descriptor, self._fire)
 
     def _fire(self) -> None:
-        _reap(self.pid)
-        self._ended(self.pid)
+        self._ended(self.pid, _reap(self.pid))
 
     def close(self) -> None:
         if self._descriptor >= 0:
@@ -313,10 +331,12 @@ def _start_time(pid: int) -> str:
     return "-"
 
 
-def _reap(pid: int) -> None:
-    """Only this one, and only if it is ours."""
+def _reap(pid: int) -> int | None:
+    """Only this one, and only if it is ours; then its exit code (a signal's number negative)."""
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if reaped else None
+    return None
 
 
 def _await_exit(pid: int, milliseconds: int) -> bool:
