@@ -22,12 +22,12 @@ from hybrid.agent.reaper import Reaper
 from hybrid.agent.runtime import Crun
 from hybrid.agent.storage import Storage
 from hybrid.agent.worker import Worker
-from hybrid.errors import Conflict, InvalidInput, NotFound
+from hybrid.errors import Conflict, Internal, InvalidInput, NotFound
 from hybrid.wire import messages as m
 from hybrid.wire.server import Connection
 from hybrid.wire.session import Stream
 
-_LARGEST_BLOB = 256 << 20
+_LARGEST_BLOB = 64 << 30
 Finish = Callable[[], None]
 
 
@@ -101,7 +101,8 @@ class Service:
     async def _facts(self, request: m.Facts, connection: Connection) -> m.MachineFacts:
         if not self._runtime:
             self._runtime = await self._crun.version()
-        return system.facts(self._layout, self._runtime, self._options.features)
+        name_files = {} if self._options.guest else system.name_files()
+        return system.facts(self._layout, self._runtime, self._options.features, name_files)
 
     async def _set_time(self, request: m.SetTime, connection: Connection) -> m.Empty:
         if not self._options.guest:
@@ -234,12 +235,21 @@ class Service:
             if size != request.size or f"sha256:{digest.hexdigest()}" != request.digest:
                 raise InvalidInput(f"blob {request.digest}: the bytes received do not match it")
             partial.rename(target)
+        except OSError as error:
+            raise Internal(
+                f"blob {request.digest[:19]} ({request.size} bytes): {error.strerror}"
+            ) from error
         finally:
             partial.unlink(missing_ok=True)
         return m.Empty()
 
     async def _has_blob(self, request: m.HasBlob, connection: Connection) -> m.Truth:
         return m.Truth(self._storage.blob(request.digest).exists())
+
+    async def _retain(self, request: m.Retain, connection: Connection) -> m.Empty:
+        present = {container.request.container for container in self._containers}
+        await asyncio.to_thread(self._storage.retain, present | set(request.containers))
+        return m.Empty()
 
     async def _stat_path(self, request: m.StatPath, connection: Connection) -> m.PathStat:
         place = self._containers.get(request.container).place
@@ -293,7 +303,8 @@ class Service:
 
     async def _probe(self, request: m.Probe, connection: Connection) -> m.ProbeResults:
         container = self._containers.get(request.container)
-        return await probe.run(self._containers, container, self._options.probe, request.addresses)
+        program = self._storage.blob(request.program) if request.program else self._options.probe
+        return await probe.run(self._containers, container, program, request.addresses)
 
 
 def _alive(container: Container) -> Container:
@@ -349,6 +360,7 @@ _METHODS: dict[type, Any] = {
     m.WriteInput: Service._write_input,
     m.PutBlob: Service._put_blob,
     m.HasBlob: Service._has_blob,
+    m.Retain: Service._retain,
     m.StatPath: Service._stat_path,
     m.GetArchive: Service._get_archive,
     m.PutArchive: Service._put_archive,

@@ -7,6 +7,8 @@ overlay options name short paths below it, for they may hold 4095 bytes only.
     m/<n>               a device, share tag or layer, mounted once for all its users
     c/<n>/              one container: l/<i> idmapped layers, w writable, m its idmapped twin, rootfs, s/<i> shares,
                         f small files, config.json
+    w/<name>            writable parts that outlive their containers' runs, until they are let go
+    blobs/<digest>      layers and programs that the host sent, once for all containers
 """
 
 from __future__ import annotations
@@ -15,18 +17,21 @@ import asyncio
 import errno
 import itertools
 import os
+import re
+import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from hybrid.agent import descriptors, devices, syscalls
 from hybrid.agent.userns import UserNamespaces
-from hybrid.errors import Internal, InvalidInput, NotFound, Unsupported
+from hybrid.errors import Internal, InvalidInput, NotFound, Unavailable, Unsupported
 from hybrid.wire.messages import IdMap, Share, Source
 
 MAX_LAYERS = 250
+_NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]{0,127}")
 _FILES_SIZE = 4 << 20
 _RELEASE_WAIT = 10.0
 _OVERLAY = "index=off,metacopy=off"
@@ -48,7 +53,7 @@ class Storage:
         self._mounted: dict[tuple[str, str], _Mounted] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
         self._number = itertools.count(1)
-        for name in ("m", "c", "blobs"):
+        for name in ("m", "c", "w", "blobs"):
             (root / name).mkdir(exist_ok=True)
 
     def clear(self) -> None:
@@ -67,6 +72,17 @@ class Storage:
         if kind != "sha256" or len(text) != 64 or set(text) - set("0123456789abcdef"):
             raise InvalidInput(f"not a digest: {digest!r}")
         return self._root / "blobs" / text
+
+    def _kept(self, writable: Source) -> Path:
+        if not _NAME.fullmatch(writable.name):
+            raise InvalidInput(f"not a name for a writable part: {writable.name!r}")
+        return self._root / "w" / writable.name
+
+    def retain(self, names: Collection[str]) -> None:
+        """Removes all writable parts that are kept here but those of these names."""
+        for kept in (self._root / "w").iterdir():
+            if kept.name not in names:
+                shutil.rmtree(kept)
 
     def directory(self, stack: AsyncExitStack) -> Path:
         """A fresh directory for one container, removed by ``stack``."""
@@ -115,8 +131,8 @@ class Storage:
             _mount(stack, "hybrid", target, "tmpfs", syscalls.MS_NODEV, "mode=0755")
             base = str(target)
         elif writable.kind == "directory":
-            base = writable.name
-            _checked_directory(base)
+            base = writable.name if writable.name.startswith("/") else str(self._kept(writable))
+            Path(base).mkdir(mode=0o700, exist_ok=True)
         elif writable.kind == "disk":
             base = await self._hold(stack, writable, "ext4", False)
         else:
@@ -244,6 +260,11 @@ class Storage:
             if not Path(source.name).is_file():
                 raise NotFound(f"no layer file {source.name}")
             device, keep = devices.attach_loop(source.name)
+        elif source.kind == "blob" and read_only:
+            path = self.blob(source.name)
+            if not path.is_file():
+                raise NotFound(f"no blob {source.name} on this machine")
+            device, keep = devices.attach_loop(str(path))
         elif source.kind == "tag":
             await devices.share_tag(source.name)
             device = source.name
@@ -326,8 +347,10 @@ async def _released(device: str) -> None:
             os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or asyncio.get_running_loop().time() > deadline:
+            if error.errno != errno.EBUSY:
                 return
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"{device} is still in use after its last container") from error
         await asyncio.sleep(0.01)
 
 
@@ -352,12 +375,6 @@ def _resolve(anchor: int, subpath: str) -> int:
         return syscalls.open_in_root(anchor, subpath, os.O_PATH)
     except OSError as error:
         raise NotFound(f"subpath {subpath!r} of the volume: {error.strerror}") from error
-
-
-def _checked_directory(path: str) -> None:
-    if not path.startswith("/"):
-        raise InvalidInput(f"directory {path!r}: not an absolute path")
-    Path(path).mkdir(mode=0o700, exist_ok=True)
 
 
 def _remove(directory: Path) -> None:

@@ -26,6 +26,7 @@ _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 # include/uapi/linux/random.h
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _LARGEST_ENTROPY = 4096
+_NAME_FILE_MAX = 64 << 10
 
 
 def load_modules() -> None:
@@ -105,7 +106,9 @@ def recorded_runtime() -> str:
     return ""
 
 
-def facts(layout: cgroups.Layout, runtime: str, features: list[str]) -> MachineFacts:
+def facts(
+    layout: cgroups.Layout, runtime: str, features: list[str], name_files: dict[str, str]
+) -> MachineFacts:
     """What the kernel says now. The boot id is drawn at its first reading, so never before a clone has woken."""
     memory = _memory()
     lockdown = ""
@@ -125,7 +128,17 @@ def facts(layout: cgroups.Layout, runtime: str, features: list[str]) -> MachineF
         lockdown=lockdown,
         agent_rss=int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
         features=features,
+        name_files=name_files,
     )
+
+
+def name_files() -> dict[str, str]:
+    """What a container in this machine's own network needs to find names as the machine does."""
+    found = {}
+    for path in ("/etc/resolv.conf", "/etc/hosts"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            found[path] = file.read(_NAME_FILE_MAX).decode(errors="replace")
+    return found
 
 
 def _memory() -> dict[str, int]:

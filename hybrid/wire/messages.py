@@ -79,6 +79,8 @@ class MachineFacts(Value):
     lockdown: str = ""  # contents of /sys/kernel/security/lockdown; empty: no such file
     agent_rss: int = 0  # bytes
     features: list[str] = field(default_factory=list)
+    # /etc/resolv.conf and /etc/hosts of a machine that is no guest, for containers in its network
+    name_files: dict[str, str] = field(default_factory=dict)
 
 
 @value
@@ -103,7 +105,8 @@ class Source(Value):
 
     ``disk``: a block device with that serial number. ``file``: a file on the machine (host
     provider; a layer is loop-mounted). ``blob``: a file that ``PutBlob`` brought. ``tag``: a
-    virtiofs tag. ``directory``: a directory on the machine (host provider).
+    virtiofs tag. ``directory``: a directory on the machine (host provider); as the writable part
+    also a bare name: a directory that the agent makes and keeps until ``Retain`` lets it go.
     """
 
     kind: Literal["disk", "file", "blob", "tag", "directory"]
@@ -331,6 +334,14 @@ class Truth(Value):
 
 
 @value
+class Retain(Request["Empty"]):
+    """Removes what the agent keeps for containers that are neither named here nor there: their
+    writable parts. Idempotent."""
+
+    containers: list[str]
+
+
+@value
 class StatPath(Request["PathStat"]):
     container: str
     path: str
@@ -445,11 +456,13 @@ class Probe(Request["ProbeResults"]):
     """Runs the probe program inside the container (its namespaces, capabilities, seccomp, user
     map): active attempts that must fail.
 
-    ``addresses`` are host:port pairs that must not be reachable.
+    ``addresses`` are host:port pairs that must not be reachable. ``program`` is the blob to run;
+    empty: the machine's own probe program.
     """
 
     container: str
     addresses: list[str] = field(default_factory=list)
+    program: str = ""
 
 
 @value
@@ -502,6 +515,7 @@ ANSWERS: dict[type[Request[Any]], type] = {
     WriteInput: Empty,
     PutBlob: Empty,
     HasBlob: Truth,
+    Retain: Empty,
     StatPath: PathStat,
     GetArchive: PathStat,
     PutArchive: Empty,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
@@ -19,6 +20,7 @@ from hybrid.wire.messages import (
     HasBlob,
     PutArchive,
     PutBlob,
+    Retain,
     Share,
     Source,
     StatPath,
@@ -237,3 +239,42 @@ async def test_a_stopped_container_still_has_its_files(driver: Driver) -> None:
     found = (await archive(driver, name, "/tmp/out")).extractfile("out")
     assert found is not None
     assert found.read() == b"result\n"
+
+
+async def test_layers_that_were_sent(driver: Driver) -> None:
+    """What a machine does that shares no files with the host."""
+    layers = []
+    for source in driver.layers:
+        data = Path(source.name).read_bytes()
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        async with driver.client.open() as stream:
+            put = asyncio.create_task(driver.client.call(PutBlob(digest, len(data), stream.id)))
+            await stream.write(data)
+            await stream.close_write()
+            await put
+        layers.append(Source("blob", digest))
+    code, out, err = await driver.run("cat", "/etc/added", layers=layers)
+    assert (code, out, err) == (0, "added\n", "")
+    missing = Source("blob", f"sha256:{'0' * 64}")
+    with pytest.raises(NotFound, match="no blob"):
+        await driver.run("true", layers=[*layers, missing])
+
+
+async def test_a_writable_part_that_the_machine_keeps(
+    driver: Driver, agent_directory: Path
+) -> None:
+    for name in ("kept", "dropped"):
+        writable = Source("directory", name)
+        assert (await driver.run("sh", "-c", "echo 1 > /new", writable=writable))[0] == 0
+        assert (await driver.run("cat", "/new", writable=writable))[1] == "1\n"
+    await driver.client.call(Retain(["kept"]))
+    assert (await driver.run("cat", "/new", writable=Source("directory", "kept")))[1] == "1\n"
+    assert (await driver.run("ls", "/new", writable=Source("directory", "dropped")))[0] == 1
+    running = driver.request("sleep", "100", name="used", writable=Source("directory", "used"))
+    await driver.start(running)
+    await driver.execute("used", "touch", "/new")
+    await driver.client.call(Retain([]))
+    await driver.client.call(Delete("used"))
+    assert (await driver.run("ls", "/new", writable=Source("directory", "used")))[0] == 0
+    with pytest.raises(InvalidInput, match="not a name"):
+        await driver.run("true", writable=Source("directory", "../c"))
