@@ -14,7 +14,7 @@ from pathlib import Path
 from hybrid.agent import transport
 from hybrid.agent.options import Options
 from hybrid.agent.server import Agent
-from hybrid.errors import Conflict, HybridError, InvalidInput
+from hybrid.errors import Conflict, HybridError, InvalidInput, Unsupported
 
 
 def main() -> int:
@@ -23,8 +23,8 @@ def main() -> int:
         options = Options.parse(sys.argv[1:])
         _settle(options)
         asyncio.run(_run(options))
-    except HybridError as error:
-        print(f"hybrid agent: {error.message}", file=sys.stderr, flush=True)
+    except (HybridError, OSError) as error:
+        print(f"hybrid agent: {error}", file=sys.stderr, flush=True)
         return 1
     return 0
 
@@ -37,6 +37,8 @@ def _settle(options: Options) -> None:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("-1000")  # without the agent there is no guest
     else:
+        if os.geteuid() != 0:
+            raise Unsupported("the agent must run as root: it mounts, and makes namespaces")
         _enterable(options.state)
         _be_alone(options)
         # mounts are nobody else's business here, and go with the agent and its containers

@@ -2,7 +2,8 @@
 
 A record is a 16-byte header, ``>QBxxxI``: wall-clock nanoseconds, stream number, payload length (1
 … 64 KiB), and the payload. Streams: 1 stdout (or the terminal), 2 stderr, 255 a marker whose
-payload is the decimal count of journal bytes that were dropped there.
+payload is the decimal count of journal bytes that were dropped there. A marker has no offset of its
+own: whoever reads one that says n is n further in the journal afterwards.
 """
 
 from __future__ import annotations

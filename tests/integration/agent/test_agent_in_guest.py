@@ -29,6 +29,7 @@ from hybrid.wire.messages import (
     State,
     Stats,
     Top,
+    Update,
 )
 from tests.agentdriver import Driver
 from tests.integration.agent.conftest import MAC, Guest
@@ -118,6 +119,23 @@ async def test_limits_hold_and_an_out_of_memory_kill_is_told(driver: Driver) -> 
     assert (await driver.client.call(State(name))).oom_killed
     assert driver.oom == [name]
     await driver.client.call(Delete(name))
+
+
+async def test_limits_can_be_changed(driver: Driver) -> None:
+    resources = {"memory": {"limit": 64 << 20}, "pids": {"limit": 10}}
+    name = await driver.start(driver.request("sleep", "1000", linux={"resources": resources}))
+    assert (await driver.client.call(Evidence(name))).limits["memory.max"] == str(64 << 20)
+    await driver.client.call(Update(name, {"memory": {"limit": 32 << 20}, "pids": {"limit": 20}}))
+    found = (await driver.client.call(Evidence(name))).limits
+    assert (found["memory.max"], found["pids.max"]) == (str(32 << 20), "20")
+    await driver.client.call(Delete(name))
+
+
+async def test_without_a_user_namespace(driver: Driver) -> None:
+    script = "cat /proc/self/uid_map; stat -c %u /data/file; touch /x; stat -c %u /x"
+    code, out, _ = await driver.run("sh", "-c", script, id_map=None, writable=driver.disks[3])
+    assert (code, out.split()) == (0, ["0", "0", "4294967295", "1000", "0"])
+    assert (await driver.run("stat", "-c", "%u", "/x", writable=driver.disks[3]))[1] == "0\n"
 
 
 async def test_an_interface_becomes_the_containers_and_comes_back(driver: Driver) -> None:
