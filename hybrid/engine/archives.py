@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hybrid.engine.containers import Containers
-from hybrid.engine.live import Container
+from hybrid.engine.launch import Launcher
+from hybrid.engine.live import Container, Run
 from hybrid.engine.machine import Machine
-from hybrid.errors import Conflict, Forbidden
+from hybrid.errors import Forbidden, Unavailable
 from hybrid.link.client import LinkStream
 from hybrid.wire.messages import GetArchive, PathStat, PutArchive, StatPath
 
@@ -17,41 +19,49 @@ CHUNK = 64 << 10
 
 
 class Archives:
-    """Copies to and from running containers."""
+    """Copies to and from containers; one that does not run is opened for the time of the copy."""
 
-    def __init__(self, containers: Containers) -> None:
+    def __init__(self, containers: Containers, launcher: Launcher) -> None:
         self._containers = containers
+        self._launcher = launcher
 
-    def _running(self, reference: str) -> tuple[Container, Machine]:
-        container = self._containers.find(reference)
-        if container.run is None:
-            raise Conflict(
-                f"container {container.id} is not running: copying to and from a stopped container is not supported yet"
-            )
-        return container, container.run.machine
+    @asynccontextmanager
+    async def _opened(self, container: Container) -> AsyncIterator[Machine]:
+        if container.run is not None:
+            yield container.run.machine
+            return
+        async with container.lock:
+            started: Run | None = container.run  # while the lock was waited for
+            if started is not None:
+                yield started.machine
+                return
+            async with self._launcher.opened(container.record) as machine:
+                yield machine
 
     async def stat(self, reference: str, path: str) -> PathStat:
-        container, machine = self._running(reference)
-        return await machine.call(StatPath(container.id, path))
+        container = self._containers.find(reference)
+        async with self._opened(container) as machine:
+            return await machine.call(StatPath(container.id, path))
 
     @asynccontextmanager
     async def get(
         self, reference: str, path: str
     ) -> AsyncIterator[tuple[PathStat, AsyncIterator[bytes]]]:
         """What is at ``path``, and a tar of it."""
-        container, machine = self._running(reference)
-        client = await machine.client()
-        stream = client.open()
+        container = self._containers.find(reference)
+        async with self._opened(container) as machine:
+            client = await machine.client()
+            stream = client.open()
 
-        async def data() -> AsyncIterator[bytes]:
-            while chunk := await stream.read(CHUNK):
-                yield chunk
+            async def data() -> AsyncIterator[bytes]:
+                while chunk := await stream.read(CHUNK):
+                    yield chunk
 
-        try:
-            stat = await client.call(GetArchive(container.id, path, stream.id))
-            yield stat, data()
-        finally:
-            await stream.reset()
+            try:
+                stat = await client.call(GetArchive(container.id, path, stream.id))
+                yield stat, data()
+            finally:
+                await stream.reset()
 
     async def put(
         self,
@@ -63,27 +73,30 @@ class Archives:
         copy_ids: bool,
     ) -> None:
         """Unpacks the tar into the directory ``path``."""
-        container, machine = self._running(reference)
+        container = self._containers.find(reference)
+        mounts = container.record.spec.mounts
         if container.record.spec.read_only and not any(
-            path.startswith(mount.target) for mount in container.record.spec.mounts
+            path.startswith(one.target) for one in mounts
         ):
             raise Forbidden("container rootfs is marked read-only")
-        client = await machine.client()
-        stream = client.open()
-        request = PutArchive(container.id, path, stream.id, no_overwrite_dir_non_dir, copy_ids)
-        unpacked = asyncio.create_task(client.call(request, timeout=None))
-        feeding = asyncio.create_task(_feed(stream, data))
-        try:
-            # The agent may refuse before it has read all: its answer counts, not the broken stream.
-            await asyncio.wait([unpacked, feeding], return_when=asyncio.FIRST_COMPLETED)
-            if not unpacked.done():
-                await feeding
-            await unpacked
-        finally:
-            feeding.cancel()
-            unpacked.cancel()
-            await asyncio.gather(feeding, unpacked, return_exceptions=True)
-            await stream.reset()
+        async with self._opened(container) as machine:
+            client = await machine.client()
+            stream = client.open()
+            request = PutArchive(container.id, path, stream.id, no_overwrite_dir_non_dir, copy_ids)
+            unpacked = asyncio.create_task(client.call(request, timeout=None))
+            feeding = asyncio.create_task(_feed(stream, data))
+            try:
+                # The agent may refuse before it has read all: its answer counts, not the broken stream.
+                await asyncio.wait([unpacked, feeding], return_when=asyncio.FIRST_COMPLETED)
+                if not unpacked.done():
+                    with contextlib.suppress(Unavailable):
+                        await feeding
+                await unpacked
+            finally:
+                feeding.cancel()
+                unpacked.cancel()
+                await asyncio.gather(feeding, unpacked, return_exceptions=True)
+                await stream.reset()
 
 
 async def _feed(stream: LinkStream, data: AsyncIterator[bytes]) -> None:

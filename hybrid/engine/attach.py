@@ -32,7 +32,13 @@ class Input:
         if self._stream is None:
             client = await (await self._ready()).client()
             stream = client.open()
-            await client.call(WriteInput(self._container, stream.id, self._exec, self._keep_open))
+            try:
+                await client.call(
+                    WriteInput(self._container, stream.id, self._exec, self._keep_open)
+                )
+            except BaseException:
+                await stream.reset()
+                raise
             self._stream = stream
         return self._stream
 

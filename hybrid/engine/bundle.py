@@ -1,4 +1,7 @@
-"""From a container's record to what the machine is told: the runtime spec's request, shares and small files. Pure."""
+"""From a container's record to what the machine is told: the runtime spec's request, shares and small files.
+
+Pure, but for the question whether a bind source is a directory.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Literal
 from hybrid.engine.container import Mount, Record, Spec
 from hybrid.engine.machine import ShareUse
 from hybrid.engine.networks import Joined
-from hybrid.errors import Unsupported
+from hybrid.errors import Forbidden
 from hybrid.policy import isolation as isolations
 from hybrid.policy.mounts import MountRequest
 from hybrid.policy.process import Rlimit
@@ -81,9 +84,7 @@ def mounts(wanted: Sequence[Mount], directories: dict[str, Path], *, by_share: b
             )
         )
         populate = mount.kind == "volume" and mount.copy
-        found.shares.append(
-            Share(source, subpath, populate=populate, id_mapped=_id_mapped(mount, by_share))
-        )
+        found.shares.append(Share(source, subpath, populate=populate))
     return found
 
 
@@ -93,24 +94,20 @@ def _source(
     volume = mount.kind == "volume"
     directory = directories[mount.source] if volume else Path(mount.source)
     if not by_share:
+        if not volume and mount.uid != 0:
+            raise Forbidden(
+                f"bind mount of {directory}: with isolation container the kernel would grant it root's rights, not"
+                " yours; use isolation vm, or a volume"
+            )
         return Source("directory", str(directory)), mount.subpath, None
-    subpath = mount.subpath
-    if not volume and not directory.is_dir():
-        raise Unsupported(
-            f"bind mount of the single file {directory}: a guest is given directories only;"
-            " mount the directory it is in"
-        )
+    # The share of a single file is a directory that holds just that file.
+    subpath = mount.subpath if directory.is_dir() else directory.name
     owner = None if volume else (mount.uid, mount.gid)
     # A volume may be written through one mount and read through another: one server for both.
     read_only = mount.read_only and not volume
     mark = f"{directory}\0{owner}\0{read_only}"
     tag = f"s{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
     return Source("tag", tag), subpath, ShareUse(tag, directory, owner, read_only)
-
-
-def _id_mapped(mount: Mount, by_share: bool) -> bool:
-    del mount, by_share
-    return True
 
 
 def spec_request(

@@ -31,7 +31,8 @@ STEPS: dict[str, tuple[frozenset[str], Status]] = {
     "exit": (frozenset({"starting", "running", "paused"}), "exited"),
     "await restart": (frozenset({"exited"}), "restarting"),
     "give up": (frozenset({"restarting"}), "exited"),
-    "remove": (frozenset({"created", "exited", "dead", "restarting"}), "removing"),
+    # From removing too: what a daemon's death interrupted is done again.
+    "remove": (frozenset({"created", "exited", "dead", "restarting", "removing"}), "removing"),
     "bury": (frozenset({"removing"}), "dead"),
 }
 LIVE = frozenset({"starting", "running", "paused"})
@@ -253,6 +254,7 @@ class Record:
     health: Health | None = None
     restart_count: int = 0
     stopped_by_user: bool = False
+    remove_volumes: bool = False  # with the container go its anonymous volumes
     machine: str = ""  # machine id while it has one
     provider: str = ""
     kernel: str = ""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from hybrid.engine import bundle, health, names, restart, signals
@@ -70,8 +70,10 @@ class Containers:
         networks: Networks,
         launcher: Launcher,
         supervisor: Supervisor,
+        forget_execs: Callable[[str], None],
     ) -> None:
         """Gives it the nouns that themselves need the containers."""
+        self.forget_execs = forget_execs
         self._images = images
         self._volumes = volumes
         self._networks = networks
@@ -147,7 +149,16 @@ class Containers:
             self._free_name(name)
         spec.mounts = self._mounts(spec)
         container = self._add(record)
-        self.save(record)
+        try:
+            # The record first: at no moment is there a volume that nobody answers for.
+            self.save(record)
+            for mount in spec.mounts:
+                if mount.kind == "volume":
+                    self._volumes.create(mount.source, anonymous=mount.anonymous)
+        except BaseException:
+            record.remove_volumes = True
+            await self._remove_ended(container)
+            raise
         self.publish(record, "create", {})
         return container, warnings
 
@@ -220,17 +231,17 @@ class Containers:
         mount.source = str(source.resolve())
 
     def _mounts(self, spec: Spec) -> list[Mount]:
-        """With the volumes made that are named, or that the image asks for."""
+        """With names for the volumes that have none, the image's among them."""
         wanted = list(spec.mounts)
         taken = {mount.target for mount in wanted}
         for target in spec.anonymous:
             if mount_rules.destination(target) not in taken:
                 wanted.append(Mount("volume", "", target, anonymous=True))
         for mount in wanted:
-            if mount.kind == "volume":
-                made = self._volumes.create(mount.source)
-                mount.anonymous = mount.anonymous or not mount.source
-                mount.source = made.name
+            if mount.kind == "volume" and not mount.source:
+                mount.source, mount.anonymous = names.new_id(), True
+            elif mount.kind == "volume":
+                self._volumes.check(mount.source)
         return wanted
 
     def _endpoints(self, spec: Spec) -> dict[str, Endpoint]:
@@ -455,7 +466,8 @@ class Containers:
         try:
             if record.live:
                 await self._end_for_removal(container)
-            await self._remove_ended(container, volumes=volumes)
+            record.remove_volumes = volumes
+            await self._remove_ended(container)
         finally:
             self._removing.discard(record.id)
 
@@ -472,35 +484,44 @@ class Containers:
                 raise Conflict(f"container {container.id} did not end after SIGKILL")
 
     async def remove_ended(self, container: Container) -> None:
-        """What ``--rm`` asked for."""
+        """What ``--rm`` asked for, or what a daemon before this one had begun."""
         if container.id in self._removing or container.id not in self._containers:
             return
         self._removing.add(container.id)
         try:
-            await self._remove_ended(container, volumes=True)
+            if container.record.spec.auto_remove:
+                container.record.remove_volumes = True
+            await self._remove_ended(container)
         finally:
             self._removing.discard(container.id)
 
-    async def _remove_ended(self, container: Container, *, volumes: bool) -> None:
+    async def _remove_ended(self, container: Container) -> None:
+        """The record goes last, so that a removal that is interrupted is finished by the next daemon."""
         record = container.record
         async with container.lock:
             record.step("remove")
             self.save(record)
             container.log.forget()
+            self.forget_execs(record.id)
+            anonymous = [mount.source for mount in record.spec.mounts if mount.anonymous]
+            for name in anonymous if record.remove_volumes else []:
+                await self._remove_volume(name, record)
             await asyncio.to_thread(
                 shutil.rmtree, self._paths.container(record.id), ignore_errors=True
             )
-            anonymous = [mount.source for mount in record.spec.mounts if mount.anonymous]
             del self._containers[record.id]
             self._names.pop(record.name, None)
             self._store.delete("container", record.id)
         self.publish(record, "destroy", {})
         container.tell_removal()
-        for name in anonymous if volumes else []:
-            try:
-                await self._volumes.remove(name)
-            except HybridError as error:
-                log.info("volume %s stays: %s", name, error)
+
+    async def _remove_volume(self, name: str, user: Record) -> None:
+        try:
+            await self._volumes.remove(name, user=user.id)
+        except NotFound:
+            log.debug("volume %s is gone already", name)
+        except HybridError as error:
+            log.info("volume %s stays: %s", name, error)
 
     # --- networks ---
 

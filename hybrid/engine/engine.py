@@ -49,12 +49,12 @@ class Engine:
         self.networks = Networks(self._store, self.events, fabric, self.containers.records)
         self.machines = Machines(paths, self._store, self.events, backends)
         self.execs = Execs(self._store, find, publish)
-        self.archives = Archives(self.containers)
         self.observation = Observation(self.containers)
         self.prover = Prover(self.containers, lambda: settings.policy)
         self.launcher = Launcher(
             paths, settings, self.images, self.volumes, self.networks, self.machines, find, save
         )
+        self.archives = Archives(self.containers, self.launcher)
         self._supervisor = Supervisor(
             events=self.events,
             machines=self.machines,
@@ -68,19 +68,26 @@ class Engine:
             remove=self.containers.remove_ended,
         )
         self.containers.wire(
-            self.images, self.volumes, self.networks, self.launcher, self._supervisor
+            self.images,
+            self.volumes,
+            self.networks,
+            self.launcher,
+            self._supervisor,
+            self.execs.forget_container,
         )
         self.machines.watch(self._supervisor, self._supervisor.machine_lost)
         self.system = System(paths, self)
 
     async def open(self) -> None:
         """Reconciliation: what the store knows and the host has is adopted, all else is removed or marked ended."""
+        await self.volumes.reconcile()
         await self.machines.adopt()
         await self.networks.reconcile()
         self.execs.adopt(self.machines.get)
         containers = self.containers.all()
         await settle(*(self._supervisor.adopt(container) for container in containers))
         await self.machines.sweep()
+        await settle(*map(self._supervisor.remove_strangers, self.machines.all()))
         self.machines.watch_adopted()
         self._supervisor.restart_what_should_run(containers)
         self.events.publish("daemon", "start", self.paths.instance)

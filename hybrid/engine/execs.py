@@ -86,10 +86,10 @@ class Exec:
     async def output(self) -> AsyncIterator[list[journal.Record]]:
         """Everything that it writes, in batches, until its end."""
         record, client = self.record, await self.machine.client()
-        stream = client.open()
-        await client.call(ReadOutput(record.container, stream.id, exec=record.id))
         parser, place, acknowledged = journal.Parser(), 0, 0
+        stream = client.open()
         try:
+            await client.call(ReadOutput(record.container, stream.id, exec=record.id))
             while data := await stream.read(CHUNK):
                 place += len(data)
                 if records := list(parser.feed(data)):

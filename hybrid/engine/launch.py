@@ -12,10 +12,11 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from hybrid.engine import bundle
 from hybrid.engine.blobs import send_blobs
@@ -101,7 +102,7 @@ class Launcher:
             machine = await self._machines.claim(
                 parts.choice, record.id, devices, self._size(record)
             )
-            undo.push_async_callback(self._machines.release, machine, record.id)
+            undo.push_async_callback(_quietly, self._machines.release, machine, record.id)
             record.machine, record.provider = machine.id, machine.provider.name
             record.kernel = machine.record.kernel
             record.devices = to_plain(devices)
@@ -115,12 +116,30 @@ class Launcher:
             undo.pop_all()
         return machine
 
+    @asynccontextmanager
+    async def opened(self, record: Record) -> AsyncIterator[Machine]:
+        """A machine in which the container's files are there, though it does not run: for copies.
+
+        Call it with the container's lock held.
+        """
+        async with AsyncExitStack() as undo:
+            parts = await self._ready(record, undo, connected=False)
+            machine = await self._machines.claim(
+                parts.choice, record.id, _devices(record, parts), self._size(record)
+            )
+            undo.push_async_callback(_quietly, self._machines.release, machine, record.id)
+            await self._create(record, machine, parts, undo)
+            yield machine
+
     # --- readying ---
 
-    async def _ready(self, record: Record, undo: AsyncExitStack) -> _Parts:
+    async def _ready(
+        self, record: Record, undo: AsyncExitStack, *, connected: bool = True
+    ) -> _Parts:
         choice = self._choose(record)
         features = self._features(choice)
-        joining = [self._join(record, one, features, undo) for one in record.endpoints.values()]
+        endpoints = record.endpoints.values() if connected else ()
+        joining = [self._join(record, one, features, undo) for one in endpoints]
         by_share = Feature.SHARES in features
         mounts = bundle.mounts(record.spec.mounts, self._directories(record), by_share=by_share)
         results = await asyncio.gather(
@@ -156,7 +175,9 @@ class Launcher:
 
     def _directories(self, record: Record) -> dict[str, Path]:
         return {
-            mount.source: self._volumes.directory(self._volumes.create(mount.source).name)
+            mount.source: self._volumes.directory(
+                self._volumes.create(mount.source, anonymous=mount.anonymous).name
+            )
             for mount in record.spec.mounts
             if mount.kind == "volume"
         }
@@ -169,7 +190,7 @@ class Launcher:
                 f"container {record.name}: its machine is not connected to this host's networks; use --network host"
                 " or --network none"
             )
-        undo.push_async_callback(self._networks.leave, record, endpoint)
+        undo.push_async_callback(_quietly, self._networks.leave, record, endpoint)
         return await self._networks.join(record, endpoint, tap=Feature.DIRECTORIES not in features)
 
     async def _writable(self, record: Record, features: frozenset[Feature]) -> Path:
@@ -202,12 +223,12 @@ class Launcher:
         if Feature.DISKS not in parts.features and Feature.BLOBS in parts.features:
             parts.blobs = await send_blobs(machine, parts.layers)
         request = self._request(record, machine, parts)
-        undo.push_async_callback(self._delete, record, machine)
+        undo.push_async_callback(_quietly, self._delete, record, machine)
         await machine.call(request, timeout=self.settings.create_timeout)
 
     async def _delete(self, record: Record, machine: Machine) -> None:
         if machine.record.running:
-            await settle(machine.call(Delete(record.id)))
+            await machine.call(Delete(record.id))
 
     def _request(self, record: Record, machine: Machine, parts: _Parts) -> CreateContainer:
         spec = record.spec
@@ -233,7 +254,7 @@ class Launcher:
             layers=_layer_sources(parts),
             writable=_writable_source(record, parts),
             id_map=IdMap(record.id_base) if mapped else None,
-            network=kind,
+            network=kind if kind != "own" or parts.joined else "none",
             network_container=self._same(other),
             interfaces=_interfaces(parts),
             shares=parts.mounts.shares,
@@ -264,6 +285,11 @@ class Launcher:
         record.published = await self._networks.publish_ports(record, record.spec.exposed)
         networks = [self._networks.find(one.network) for one in record.endpoints.values()]
         await asyncio.gather(*(self._networks.publish_names(one) for one in networks))
+
+
+async def _quietly(step: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """A step of undoing, whose own failure must not hide why it was needed."""
+    await settle(step(*arguments))
 
 
 def _container_of(mode: str) -> str:

@@ -113,6 +113,8 @@ class Machine:
         self._client: AgentClient | None = None
         self._linked = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
+        self._may_heal = asyncio.Event()
+        self._may_heal.set()
 
     def __repr__(self) -> str:
         link = "linked" if self._linked.is_set() else "no link"
@@ -133,13 +135,18 @@ class Machine:
 
     async def connect(self) -> None:
         """Makes the link and gives the machine its identity. Unavailable if the agent does not answer."""
-        client = await self._new_client()
-        await self._configure(client)
-        self._use(client)
-
-    async def _new_client(self) -> AgentClient:
         transport = await self.provider.connect(self.id)
-        return await AgentClient.connect(transport, timeout=CONNECT_TIMEOUT)
+        client = await AgentClient.connect(
+            transport, timeout=CONNECT_TIMEOUT, name=f"machine {self.record.name}"
+        )
+        try:
+            await self._configure(client)
+        except BaseException:
+            # A serial port has room for one connection: the next try waits for this one's end.
+            await client.close()
+            raise
+        self._client = client
+        self._linked.set()
 
     async def _configure(self, client: AgentClient) -> None:
         ours = self.record.kind == "guest"
@@ -155,10 +162,6 @@ class Machine:
         self.record.kernel = self.facts.kernel
         self.record.boot_id = self.facts.boot_id
         self.record.agent_boot = client.hello.boot
-
-    def _use(self, client: AgentClient) -> None:
-        self._client = client
-        self._linked.set()
 
     def keep(self, listener: Listener) -> None:
         """Watches the link from now on, and makes it if there is none."""
@@ -180,6 +183,7 @@ class Machine:
                 log.info("%r: %s", self, error)
             self._linked.clear()
             await client.close()
+            await self._may_heal.wait()
             await self._heal(listener)
 
     async def _heal(self, listener: Listener) -> None:
@@ -196,7 +200,16 @@ class Machine:
                 return
             except HybridError as error:
                 self._linked.clear()
+                if self._client is not None:
+                    await self._client.close()
                 log.info("%r: no link yet: %s", self, error)
+
+    def expect_end(self, expected: bool) -> None:
+        """While the agent is being ended, a broken link is not made anew (that would start another agent)."""
+        if expected:
+            self._may_heal.clear()
+        else:
+            self._may_heal.set()
 
     @property
     def linked(self) -> bool:
@@ -224,6 +237,7 @@ class Machine:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        self._may_heal.set()
         if self._client is not None:
             await self._client.close()
         self._linked.clear()

@@ -29,7 +29,14 @@ from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
 from hybrid.errors import Conflict, HybridError, Unavailable, Unsupported
 from hybrid.machine import profile as profiles
-from hybrid.machine.provider import Boot, MachineRequest, Provider, Remote, ShareDevice
+from hybrid.machine.provider import (
+    Boot,
+    Lasting,
+    MachineRequest,
+    Provider,
+    Remote,
+    ShareDevice,
+)
 from hybrid.machine.shares import ShareServer
 from hybrid.paths import Paths
 from hybrid.units import MIB
@@ -51,13 +58,17 @@ class GuestSize:
     profile: str = "default"
 
 
+class Reach(Provider, Lasting, Protocol):
+    """The provider of boxes that run already."""
+
+
 @dataclass(frozen=True)
 class Backends:
     """What the machines are made of; the daemon's wiring fills it in."""
 
     guest: Provider | None
     host: Provider | None
-    remote: Provider | None
+    remote: Reach | None
     shares: ShareServer
     boot: Callable[[], Boot]
 
@@ -137,9 +148,21 @@ class Machines:
         try:
             await self.start(machine)
         except BaseException:
+            await settle(self._take_off(machine, abandon=True))
             await self._forget(machine)
             raise
         return machine
+
+    async def _take_off(self, machine: Machine, *, abandon: bool) -> None:
+        """What a box keeps of ours goes; ``abandon``: even if it can't be reached, it is forgotten."""
+        if machine.record.kind != "remote" or self.backends.remote is None:
+            return
+        try:
+            await self.backends.remote.forget(machine.id, abandon=abandon)
+        except HybridError as error:
+            raise type(error)(
+                f"{error.message}; to forget it all the same, with what runs there: hybrid machine rm --force"
+            ) from error
 
     def _refuse_taken(self, name: str) -> None:
         if any(machine.record.name == name for machine in self._machines.values()):
@@ -151,13 +174,20 @@ class Machines:
                 return
             await self._boot(machine, Devices())
 
-    async def stop(self, machine: Machine, timeout: float = 10.0) -> None:
-        """Ends the machine and with it all its containers."""
+    async def stop(self, machine: Machine, timeout: float = 10.0, *, abandon: bool = False) -> None:
+        """Ends the machine and with it all its containers.
+
+        Unavailable for a box that can't be reached, where they may run on; unless ``abandon``.
+        """
         if not machine.record.running:
             return
+        machine.expect_end(True)
         try:
             await machine.call(Shutdown(timeout), timeout=timeout + 20)
         except HybridError as error:
+            if machine.record.kind == "remote" and not abandon:
+                machine.expect_end(False)
+                raise
             log.info("%r: no clean shutdown: %s", machine, error)
         async with machine.lock:
             await self._end(machine)
@@ -171,7 +201,8 @@ class Machines:
                 f"machine {machine.record.name} is in use by {len(machine.users)} container(s): stop them first, or"
                 " use --force"
             )
-        await self.stop(machine, timeout=10.0 if not force else 2.0)
+        await self.stop(machine, timeout=10.0 if not force else 2.0, abandon=force)
+        await self._take_off(machine, abandon=force)
         await self._forget(machine)
 
     # --- used by containers ---
@@ -411,7 +442,15 @@ class Machines:
     async def _adopt_one(
         self, machine: Machine, found: dict[str, tuple[Provider, bool, str]]
     ) -> None:
-        if not machine.record.running:
+        record = machine.record
+        if not record.running:
+            if record.kind == "guest" and machine.id in found:
+                # It was just being made, or ended.
+                await self._end(machine)
+            if record.explicit and not record.boot_id and record.kind != "host":
+                log.warning("%r never came up: its making was interrupted", machine)
+                await settle(machine.provider.destroy(machine.id))
+                await self._forget(machine)
             return
         _, running, reason = found.get(
             machine.id, (None, False, "it was gone when the daemon started")
@@ -433,17 +472,29 @@ class Machines:
 
     def watch_adopted(self) -> None:
         """Starts to follow the adopted machines' events; call when the containers know their machines."""
+        served = set(self.backends.shares.serving())
         for machine in self._machines.values():
-            if machine.record.running:
-                self._keep(machine)
+            if not machine.record.running:
+                continue
+            self._keep(machine)
+            for devices in machine.users.values():
+                for share in devices.shares:
+                    if (machine.id, share.tag) not in served:
+                        self._share_lost(
+                            machine.id, share.tag, "it was gone when the daemon started"
+                        )
 
     async def sweep(self) -> None:
-        """Ends the guests that no container uses and no user made."""
+        """Ends the guests that no container uses and no user made, and file servers of nobody's."""
         for machine in list(self._machines.values()):
             record = machine.record
             if record.kind == "guest" and not record.explicit and not machine.users:
                 await self._end(machine)
                 await self._forget(machine)
+        for machine_id, tag in self.backends.shares.serving():
+            owner = self._machines.get(machine_id)
+            if owner is None or not owner.in_use("share", tag):
+                await settle(self.backends.shares.stop(machine_id, tag))
 
     async def close(self) -> None:
         await settle(*(machine.disconnect() for machine in self._machines.values()))

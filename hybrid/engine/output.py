@@ -241,11 +241,11 @@ async def pump(client: AgentClient, container: str, log: Log) -> None:
 
     ``log.begin`` was called. Raises Unavailable when the link breaks: call again, with a new client, to go on.
     """
-    stream = client.open()
-    await client.call(ReadOutput(container, stream.id, log.offset))
     parser = journal.Parser()
     acknowledged = log.offset
+    stream = client.open()
     try:
+        await client.call(ReadOutput(container, stream.id, acknowledged))
         while data := await stream.read(CHUNK):
             if records := list(parser.feed(data)):
                 log.append(records)

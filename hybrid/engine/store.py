@@ -30,8 +30,15 @@ def _first_schema(connection: sqlite3.Connection) -> None:
     )
 
 
+def _machine_places(connection: sqlite3.Connection) -> None:
+    """Machines keep all of how a box is reached, in ``remote``."""
+    connection.execute(
+        "UPDATE document SET body = json_remove(body, '$.address', '$.labels') WHERE kind = 'machine'"
+    )
+
+
 # One function per schema version, applied in order; never changed after a release, only appended to.
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema]
+MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [_first_schema, _machine_places]
 
 
 class Store:

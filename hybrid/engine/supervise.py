@@ -115,7 +115,7 @@ class Supervisor:
         )
         record.exit_code = _start_failure_code(message)
         record.error, record.finished_ns = message, time.time_ns()
-        record.machine, record.pid = "", 0
+        record.machine, record.pid, record.id_base, record.published = "", 0, 0, []
         record.step("fail")
         self._close_run(container)
         container.log.fail()
@@ -289,25 +289,21 @@ class Supervisor:
         """Takes over a container whose run began under another daemon, or buries it and says why."""
         record = container.record
         machine = self._machines.get(record.machine) if record.machine else None
-        if not record.live:
-            return
         if machine is not None:
             machine.users[record.id] = from_plain(record.devices)
             if record.id_base:
                 machine.bases[record.id] = record.id_base
+        if not record.live:
+            await self._take_down_rest(container, machine)
+            return
         if machine is not None and machine.record.running and not machine.linked:
             # A box that cannot be reached now: it runs on there, as far as anybody knows.
             self._resume(container, machine, record.pid)
             return
         state, reason = await self._state_in(machine, record)
-        if (
-            machine is not None
-            and state is not None
-            and state.status != "created"
-            and record.started_ns
-        ):
-            if record.status == "starting":
-                record.step("run")
+        # A start that was not seen to its end is undone: what it lacks (ports, names) is not known.
+        begun = record.status != "starting"
+        if machine is not None and state is not None and state.status != "created" and begun:
             self._resume(container, machine, state.pid)
             if state.status == "stopped":
                 self._spawn(self._exited(container, machine, state))
@@ -316,11 +312,20 @@ class Supervisor:
         record.step("exit")
         record.pid = 0
         container.log.end()
+        self._save(record)
+        await self._take_down_rest(container, machine)
+        self._publish(record, "die", {"exitCode": str(record.exit_code)})
+
+    async def _take_down_rest(self, container: Container, machine: Machine | None) -> None:
+        """``take_down`` that may have been done in part, or whose machine is not known any more."""
         if machine is not None:
             await self.take_down(container, machine)
-        record.machine = ""
-        self._save(record)
-        self._publish(record, "die", {"exitCode": str(record.exit_code)})
+            return
+        record = container.record
+        await settle(*(self._networks.leave(record, one) for one in record.endpoints.values()))
+        if record.machine or record.published:
+            record.machine, record.id_base, record.published = "", 0, []
+            self._save(record)
 
     async def _state_in(
         self, machine: Machine | None, record: Record
@@ -347,6 +352,16 @@ class Supervisor:
         container.tell_running()
         self._watch_health(container)
 
+    async def remove_strangers(self, machine: Machine) -> None:
+        """What its agent still has of containers that do not live (a start or a copy was interrupted)."""
+        if not machine.record.running or not machine.linked:
+            return
+        known = {state.container for state in await machine.processes() if state.container}
+        for container_id in known:
+            container = self._find(container_id)
+            if container is None or not container.record.live:
+                await settle(machine.call(Delete(container_id)))
+
     def restart_what_should_run(self, containers: list[Container]) -> None:
         """After adoption: containers whose policy wants them running, and that are not."""
         for container in containers:
@@ -357,7 +372,9 @@ class Supervisor:
                 record.stopped_by_user = False
                 record.step("await restart")
                 container.restart_task = self._spawn(self._restart_later(container))
-            elif record.status == "exited" and record.spec.auto_remove:
+            elif record.status == "removing" or (
+                record.status == "exited" and record.spec.auto_remove
+            ):
                 self._spawn(self._remove(container))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

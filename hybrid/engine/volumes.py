@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import time
@@ -18,6 +19,7 @@ from hybrid.errors import Conflict, Internal, InvalidInput, NotFound, Unsupporte
 from hybrid.paths import Paths
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_REMOVED = ".removed-"
 ANONYMOUS = "com.docker.volume.anonymous"
 
 
@@ -63,8 +65,10 @@ class Volumes:
         driver: str = "local",
         labels: dict[str, str] | None = None,
         options: dict[str, str] | None = None,
+        *,
+        anonymous: bool = False,
     ) -> VolumeRecord:
-        """The volume of that name, made if it is not there; "" makes an anonymous one."""
+        """The volume of that name, made if it is not there; "" makes an ``anonymous`` one."""
         labels, options = dict(labels or {}), dict(options or {})
         if driver not in ("", "local"):
             raise NotFound(
@@ -74,14 +78,10 @@ class Volumes:
             raise Unsupported(
                 f"volume option {sorted(options)[0]!r} is not supported by the driver 'local'"
             )
-        if not name:
-            name = names.new_id()
+        if anonymous or not name:
+            name = name or names.new_id()
             labels[ANONYMOUS] = ""
-        if not _NAME.fullmatch(name):
-            raise InvalidInput(
-                f'create {name}: "{name}" includes invalid characters for a local volume name, only'
-                ' "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
-            )
+        self.check(name)
         if name in self._records:
             return self._records[name]
         record = VolumeRecord(name, time.time_ns(), labels, options)
@@ -96,6 +96,14 @@ class Volumes:
         self._events.publish("volume", "create", name, {"driver": "local"})
         return record
 
+    def check(self, name: str) -> None:
+        """InvalidInput if no volume can have that name."""
+        if not _NAME.fullmatch(name):
+            raise InvalidInput(
+                f'create {name}: "{name}" includes invalid characters for a local volume name, only'
+                ' "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
+            )
+
     def users(self, name: str) -> list[Record]:
         return [
             container
@@ -105,18 +113,39 @@ class Volumes:
             )
         ]
 
-    async def remove(self, name: str, *, force: bool = False) -> None:
+    async def remove(self, name: str, *, force: bool = False, user: str = "") -> None:
+        """Removes it with all that is in it. ``user``: the container that is being removed with it."""
         if name not in self._records:
             if force:
                 return
             raise NotFound(f"get {name}: no such volume")
-        if users := self.users(name):
+        if users := [one for one in self.users(name) if one.id != user]:
             ids = ", ".join(container.id for container in users)
             raise Conflict(f"remove {name}: volume is in use - [{ids}]")
         del self._records[name]
+        # First out of the way under a name that says so: what is interrupted here, ``reconcile`` ends.
+        removed = self._paths.volume(name).with_name(_REMOVED + name)
+        with contextlib.suppress(FileNotFoundError):
+            self._paths.volume(name).rename(removed)
         self._store.delete("volume", name)
-        await asyncio.to_thread(shutil.rmtree, self._paths.volume(name), ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True)
         self._events.publish("volume", "destroy", name, {"driver": "local"})
+
+    async def reconcile(self) -> None:
+        """Ends what the death of a daemon interrupted: removals, and the making of volumes that are still empty."""
+        top = self._paths.root / "volumes"
+        for entry in sorted(top.iterdir()) if top.is_dir() else []:
+            if entry.name.startswith(_REMOVED):
+                name = entry.name.removeprefix(_REMOVED)
+                if self._records.pop(name, None) is not None:
+                    self._store.delete("volume", name)
+                await asyncio.to_thread(shutil.rmtree, entry, ignore_errors=True)
+            elif entry.name not in self._records:
+                # Never more than this: a directory with files in it may be all that is left of a lost database.
+                with contextlib.suppress(OSError):
+                    (entry / "_data").rmdir()
+                with contextlib.suppress(OSError):
+                    entry.rmdir()
 
     async def prune(self, *, everything: bool) -> list[str]:
         """Removes what no container names: anonymous ones, or all; their names."""

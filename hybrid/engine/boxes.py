@@ -1,0 +1,50 @@
+"""What a container can have on a box that is reached over the network: nothing that is on this host. Pure.
+
+Such a box has its own disk, networks and names. Its containers get their layers by copy and keep their changes there.
+By default they have a network namespace with nothing but loopback; ``--network host`` is the box's own network.
+"""
+
+from __future__ import annotations
+
+from hybrid.engine.container import Spec
+from hybrid.errors import Unsupported
+from hybrid.machine.provider import Feature
+
+DEFAULTS = ("", "default")
+
+
+def is_box(features: frozenset[Feature]) -> bool:
+    """Whether machines of these features share neither files nor devices with this host."""
+    return Feature.BLOBS in features and not features & {Feature.DIRECTORIES, Feature.DISKS}
+
+
+def settle_network(spec: Spec) -> None:
+    """The default network, where nothing else is asked for."""
+    if spec.network_mode in DEFAULTS and not spec.networks_asked.keys() - {*DEFAULTS}:
+        spec.network_mode, spec.networks_asked = "none", {}
+
+
+def check(spec: Spec, box: str) -> None:
+    """Unsupported, with the reason and what to do instead, for what only this host has. ``box`` is its name."""
+    mode = spec.network_mode
+    if mode not in ("none", "host") and not mode.startswith("container:"):
+        raise Unsupported(
+            f"network {mode or 'bridge'}: machine {box} is a box reached over SSH and is not on this host's networks;"
+            " use --network host (the box's own) or --network none (the default there)"
+        )
+    if (spec.ports or spec.publish_all) and mode != "host":
+        raise Unsupported(
+            f"published ports: machine {box} is a box reached over SSH and is not on this host's networks; use"
+            " --network host, and reach the service at the box's address"
+        )
+    for mount in spec.mounts:
+        if mount.kind == "volume" and mount.anonymous:
+            raise Unsupported(
+                f"volume at {mount.target} (declared by the image): volumes are on this host, and machine {box} is a"
+                f" box reached over SSH; use --tmpfs {mount.target}"
+            )
+        if mount.kind != "tmpfs":
+            raise Unsupported(
+                f"{mount.kind} mount at {mount.target}: its files are on this host, and machine {box} is a box"
+                " reached over SSH; use --tmpfs, or copy files with 'hybrid cp'"
+            )
