@@ -14,6 +14,9 @@ from typing import Protocol
 METADATA_NAMESPACE = "https://hybrid.invalid/domain/1"
 _OWNER = f"{{{METADATA_NAMESPACE}}}machine"
 ET.register_namespace("hybrid", METADATA_NAMESPACE)
+_QEMU_NAMESPACE = "http://libvirt.org/schemas/domain/qemu/1.0"
+_QEMU = f"{{{_QEMU_NAMESPACE}}}"
+ET.register_namespace("qemu", _QEMU_NAMESPACE)
 
 
 def _element(
@@ -212,6 +215,8 @@ class Domain:
     uid: int
     gid: int
     devices: tuple[Device, ...]
+    unused_capabilities: tuple[str, ...] = ()
+    """What QEMU can do, in libvirt's words, and libvirt shall not make use of."""
 
     def element(self) -> ET.Element:
         memory = _element("memory", {"unit": "KiB"}, text=str(self.memory_kib))
@@ -243,6 +248,7 @@ class Domain:
             _element("on_crash", text="destroy"),
             _element("devices", None, *(device.element() for device in self.devices)),
             _element("seclabel", seclabel, label),
+            *self._capabilities(),
         )
 
     def xml(self) -> str:
@@ -276,6 +282,12 @@ class Domain:
         if self.cpu_model is not None:
             cpu.append(_element("model", {"fallback": "forbid"}, text=self.cpu_model))
         return cpu
+
+    def _capabilities(self) -> list[ET.Element]:
+        if not self.unused_capabilities:
+            return []
+        unused = (_element(f"{_QEMU}del", {"capability": name}) for name in self.unused_capabilities)
+        return [_element(f"{_QEMU}capabilities", None, *unused)]
 
     def _clock(self) -> ET.Element:
         absent = (_element("timer", {"name": name, "present": "no"}) for name in self.absent_timers)
