@@ -29,14 +29,16 @@ initialise() {
         echo 'postgres: the data directory is empty and POSTGRES_PASSWORD is not set' >&2
         exit 1
     fi
+    # one sync of the file system at the end, not one of each of a thousand files
     # shellcheck disable=SC2086  # POSTGRES_INITDB_ARGS is a list of words
-    initdb --pgdata="$PGDATA" --username="$user" --encoding=UTF8 --locale=C.UTF-8 --auth-local=trust \
+    initdb --no-sync --pgdata="$PGDATA" --username="$user" --encoding=UTF8 --locale=C.UTF-8 --auth-local=trust \
         --auth-host="$method" ${password:+--pwfile=<(printf '%s\n' "$password")} ${POSTGRES_INITDB_ARGS:-}
     printf '\nhost all all all %s\n' "$method" >> "$PGDATA/pg_hba.conf"
     if [ "$database" != postgres ]; then
         printf 'CREATE DATABASE "%s";\n' "${database//\"/\"\"}" | postgres --single -j -D "$PGDATA" postgres > /dev/null
     fi
     run_scripts "$user" "$database"
+    sync --file-system "$PGDATA"
 }
 
 run_scripts() { # USER DATABASE: what /docker-entrypoint-initdb.d holds, against a server that only we reach
