@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 from hybrid.engine import names
 from hybrid.engine.events import Events

@@ -135,6 +135,10 @@ class ShareServer:
             if server is None:
                 _remove_files(file.parent, file.stem)
 
+    def serving(self) -> list[tuple[str, str]]:
+        """Machine id and tag of every server that runs."""
+        return sorted(self._servers)
+
     async def close(self) -> None:
         """Lets go; the servers serve on."""
         for server in self._servers.values():
