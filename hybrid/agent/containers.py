@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.agent import (
-    archives,
     bundle,
     cgroups,
     console,
@@ -450,6 +449,8 @@ def _make_directories(root: int, path: str) -> None:
 
 
 async def _copy(reaper: Reaper, source: Place, target: Place) -> None:
+    from hybrid.agent import archives  # what it needs takes long to load
+
     reader = Worker(reaper, source, archives.get("/."), writes=True)
     try:
         writer = Worker(reaper, target, archives.put("/", top=True), writes=False)

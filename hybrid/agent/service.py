@@ -1,18 +1,18 @@
 """What the agent does for each message: the only place that joins messages to the modules that act.
 
-Imported after the first hello, for loading all this takes longer than starting to listen.
+Imported after the first hello, for loading all this takes longer than starting to listen. What the start of a
+container does not need is imported where it is used, for the same reason.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from hybrid.agent import archives, cgroups, evidence, limits, probe, stats, syscalls, system, top
+from hybrid.agent import cgroups, limits, syscalls, system
 from hybrid.agent.container import Container
 from hybrid.agent.containers import Containers
 from hybrid.agent.machine import MachineProcesses
@@ -218,6 +218,8 @@ class Service:
         return m.Empty()
 
     async def _put_blob(self, request: m.PutBlob, connection: Connection) -> m.Empty:
+        import hashlib
+
         target = self._storage.blob(request.digest)
         if not 0 <= request.size <= _LARGEST_BLOB:
             raise InvalidInput(
@@ -252,6 +254,8 @@ class Service:
         return m.Empty()
 
     async def _stat_path(self, request: m.StatPath, connection: Connection) -> m.PathStat:
+        from hybrid.agent import archives
+
         place = self._containers.get(request.container).place
         worker = Worker(
             self._reaper, place, lambda data, report: archives.stat_path(request.path), writes=True
@@ -262,6 +266,8 @@ class Service:
             await worker.close()
 
     async def _get_archive(self, request: m.GetArchive, connection: Connection) -> m.PathStat:
+        from hybrid.agent import archives
+
         place = self._containers.get(request.container).place
         stream = connection.stream(request.stream)
         worker = Worker(self._reaper, place, archives.get(request.path), writes=True)
@@ -274,6 +280,8 @@ class Service:
         return found
 
     async def _put_archive(self, request: m.PutArchive, connection: Connection) -> m.Empty:
+        from hybrid.agent import archives
+
         container = self._containers.get(request.container)
         owner = _owner(container) if request.copy_ids else None
         work = archives.put(request.path, keep_kind=request.no_overwrite_dir_non_dir, owner=owner)
@@ -289,19 +297,27 @@ class Service:
     # --- observation -------------------------------------------------------------------------------------------
 
     async def _stats(self, request: m.Stats, connection: Connection) -> m.ContainerStats:
+        from hybrid.agent import stats
+
         container = self._containers.get(request.container)
         return stats.read(container.group, container.init.pid)
 
     async def _top(self, request: m.Top, connection: Connection) -> m.ProcessTable:
+        from hybrid.agent import top
+
         container = _alive(self._containers.get(request.container))
         return top.table(container.group.processes() or [container.init.pid], request.arguments)
 
     async def _evidence(self, request: m.Evidence, connection: Connection) -> m.ContainerEvidence:
+        from hybrid.agent import evidence
+
         container = _alive(self._containers.get(request.container))
         await container.begun()
         return evidence.read(container.group, _alive(container).init.pid)
 
     async def _probe(self, request: m.Probe, connection: Connection) -> m.ProbeResults:
+        from hybrid.agent import probe
+
         container = self._containers.get(request.container)
         program = self._storage.blob(request.program) if request.program else self._options.probe
         return await probe.run(self._containers, container, program, request.addresses)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
 import socket
@@ -47,8 +46,7 @@ def configure(request: Configure) -> None:
     if request.realtime_ns:
         set_time(request.realtime_ns)
     socket.sethostname(request.hostname)
-    identity = hashlib.sha256(f"hybrid machine {request.machine}".encode()).hexdigest()[:32]
-    Path("/run/machine-id").write_text(f"{identity}\n")
+    Path("/run/machine-id").write_text(f"{os.urandom(16).hex()}\n")
     for name, value in request.sysctls.items():
         set_sysctl(name, value)
     if request.lock_down:

@@ -179,7 +179,8 @@ class _Build:
         (etc / "os-release").symlink_to("../usr/lib/os-release")
 
     def _modules(self, linux: kernel.Kernel) -> None:
-        modules = linux.closure(self.recipe.section("modules.conf"))
+        always = self.recipe.section("modules.conf")
+        modules = linux.closure([*always, *self.recipe.section("modules.conf", "on-demand")])
         base = self.stage / "usr/lib/modules" / linux.release
         for module in modules:
             path = base / module.path
@@ -188,10 +189,9 @@ class _Build:
         (base / "modules.dep").write_text(kernel.dependency_file(modules))
         own = self.stage / _LIB
         own.mkdir(parents=True)
-        (own / "modules.conf").write_text(
-            "".join(f"{name}\n" for name in self.recipe.section("modules.conf"))
-        )
-        order = [f"/usr/lib/modules/{linux.release}/{module.path}\n" for module in modules]
+        order = [
+            f"/usr/lib/modules/{linux.release}/{module.path}\n" for module in linux.closure(always)
+        ]
         (own / "modules.order").write_text("".join(order))
 
     def _own_files(self, packages: Path) -> None:

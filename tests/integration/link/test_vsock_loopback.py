@@ -40,6 +40,7 @@ async def connect():
     raise last
 
 async def main():
+    subprocess.run(["modprobe", "vsock_loopback"], check=True)
     agent = subprocess.Popen([
         sys.executable, "-I", "-S", "-B", "/usr/lib/hybrid/agent.pyz",
         "--vsock", str(vsock.PORT), "--peer", str(vsock.LOCAL), "--state", "/run/second",
