@@ -22,7 +22,7 @@ from hybrid.guest.imagebuild import build_image
 from hybrid.link import serial
 from hybrid.link.client import AgentClient
 from hybrid.paths import Paths, data_dir
-from hybrid.wire.messages import Configure, Shutdown
+from hybrid.wire.messages import Configure, CreateExec, Shutdown, StartExec
 
 # Kept between runs: an unchanged guest is not built again.
 BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
@@ -145,6 +145,19 @@ async def test_it_boots_to_an_agent_that_answers(
         await client.call(Shutdown(timeout=1))
     assert booted.process.wait(60) == 0
     assert "cannot" not in booted.log()
+
+
+async def test_without_its_agent_the_guest_powers_off(
+    built: GuestImage, boot: Callable[..., Booted]
+) -> None:
+    booted = boot(built)
+    client = await connected(booted, 120)
+    process = {"args": ["killall", "-9", "python3"], "cwd": "/", "env": ["PATH=/usr/bin"]}
+    await client.call(CreateExec("", "end", process, False))
+    with contextlib.suppress(HybridError):
+        await client.call(StartExec("", "end"), timeout=30)
+    assert booted.process.wait(60) == 0
+    assert "the agent was killed by signal 9; powering off" in booted.log()
 
 
 async def test_a_changed_root_does_not_start(
