@@ -27,8 +27,11 @@ _AGES = (
 )
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, three spaces apart, as docker prints them."""
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], width: int = 0) -> str:
+    """Columns as wide as their widest cell, three spaces apart, as docker prints them.
+
+    Lines longer than ``width`` (0: any) are cut, with an ellipsis.
+    """
     # What comes from images and containers may hold escape sequences: they stop here.
     cells = [list(headings), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headings))]
@@ -36,7 +39,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
     )
-    return "\n".join(lines)
+    return "\n".join(f"{line[: width - 1]}…" if 0 < width < len(line) else line for line in lines)
 
 
 def printable(text: str) -> str:

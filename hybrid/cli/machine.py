@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -47,8 +48,10 @@ def create(
 @verb(
     app,
     "add",
-    "hybrid machine add edge ssh://admin@192.0.2.7",
-    "hybrid machine add edge ssh://admin@192.0.2.7:2222 --identity ~/.ssh/id_ed25519",
+    "hybrid machine add edge ssh://root@192.0.2.7",
+    "hybrid machine add edge ssh://root@192.0.2.7:2222 --identity ~/.ssh/id_ed25519",
+    "hybrid machine add edge ssh://root@192.0.2.7 --fingerprint SHA256:w9Qk…",
+    "hybrid run --rm --isolation machine:edge --network host busybox ip address",
 )
 def add(
     ctx: typer.Context,
@@ -58,15 +61,31 @@ def add(
     known_hosts: Annotated[
         str, typer.Option("--known-hosts", help="Instead of ~/.ssh/known_hosts.")
     ] = "",
+    accept_host_key: Annotated[
+        bool, typer.Option("--accept-host-key", help="Trust an unknown host key from now on.")
+    ] = False,
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", help="Trust the host key SHA256:… from now on.")
+    ] = "",
 ) -> None:
-    """Add a box that is reached over SSH: python3 and crun are all it needs."""
+    """Add a box that is reached over SSH: python3 and crun are all it needs.
+
+    The daemon connects, with its user's keys, ssh-agent and ~/.ssh/config. Containers go there
+    with --isolation machine:NAME. They are contained by that box's kernel: one boundary. They have
+    no network but loopback unless --network host gives them the box's own; volumes, bind mounts
+    and published ports are this host's and are refused there.
+    """
     if not address.startswith("ssh://"):
         raise InvalidInput(f"invalid address {address!r}: expected ssh://[user@]host[:port]")
-    body = {"Name": name, "Provider": "ssh", "Address": address}
+    body: dict[str, Any] = {"Name": name, "Provider": "ssh", "Address": address}
     if identity:
-        body["Identity"] = identity
+        body["Identity"] = os.path.abspath(os.path.expanduser(identity))
     if known_hosts:
-        body["KnownHosts"] = known_hosts
+        body["KnownHosts"] = os.path.abspath(os.path.expanduser(known_hosts))
+    if accept_host_key:
+        body["AcceptHostKey"] = True
+    if fingerprint:
+        body["Fingerprint"] = fingerprint
     with progress(f"connecting to {address}"):
         answer = engine(ctx).create_machine(body)
     print(answer.get("Name", name))
@@ -116,7 +135,10 @@ def rm(
     names: Names,
     force: Annotated[bool, typer.Option("--force", "-f", help="Used ones too.")] = False,
 ) -> int:
-    """Remove machines; a box reached over SSH is only forgotten."""
+    """Remove machines; hybrid's agent and files are taken off a box reached over SSH.
+
+    A box that cannot be reached is only forgotten with --force.
+    """
     client = engine(ctx)
     return each(names, "removing", lambda name: client.remove_machine(name, force=force))
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from hybrid.cli import format
+from hybrid.cli import tty as terminal
 from hybrid.cli.app import new, verb
 from hybrid.cli.connect import complete_running, engine
+from hybrid.cli.containers import NoTrunc
 from hybrid.cli.progress import progress
 from hybrid.client.engine import Engine
 from hybrid.errors import InvalidInput, NotFound
@@ -39,6 +42,7 @@ def verify(
         str | None, typer.Option("--format", help="table, or json: one array.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only what is not kept.")] = False,
+    no_trunc: NoTrunc = False,
 ) -> int:
     """Prove the isolation of containers; exit code 1 if a promise is not kept."""
     if format_ not in (None, "table", "json"):
@@ -53,7 +57,8 @@ def verify(
     if format_ == "json":
         print(json.dumps(reports, indent=2))
     else:
-        print_reports(reports, quiet=quiet)
+        width = 0 if no_trunc or not sys.stdout.isatty() else terminal.size()[1]
+        print_reports(reports, quiet=quiet, width=width)
     return 0 if all_kept(reports) else 1
 
 
@@ -62,7 +67,9 @@ def all_kept(reports: Sequence[Mapping[str, Any]]) -> bool:
     return all(report.get("kept") is True for report in reports)
 
 
-def print_reports(reports: Sequence[Mapping[str, Any]], *, quiet: bool = False) -> None:
+def print_reports(
+    reports: Sequence[Mapping[str, Any]], *, quiet: bool = False, width: int = 0
+) -> None:
     """A table of checks for every container, then one line of judgement for each."""
     for report in reports:
         checks = [c for c in report.get("checks") or () if not (quiet and c.get("kept"))]
@@ -77,7 +84,7 @@ def print_reports(reports: Sequence[Mapping[str, Any]], *, quiet: bool = False) 
                 )
                 for check in checks
             ]
-            print(format.table(("BOUNDARY", "CHECK", "RESULT", "EVIDENCE"), rows))
+            print(format.table(("BOUNDARY", "CHECK", "RESULT", "EVIDENCE"), rows, width))
             print()
     for report in reports:
         results = [check.get("kept") is True for check in report.get("checks") or ()]

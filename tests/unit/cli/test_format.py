@@ -10,6 +10,10 @@ def test_a_table_is_as_wide_as_its_cells() -> None:
     assert format.table(("A", "LONGER"), [("xyz", "1"), ("", "")]) == "A     LONGER\nxyz   1\n"
 
 
+def test_a_table_is_cut_to_the_terminal() -> None:
+    assert format.table(("A",), [("123456",), ("12345",)], 5) == "A\n1234…\n12345"
+
+
 def test_escape_sequences_of_others_stop_here() -> None:
     assert format.table(("A",), [("x\x1b[2Jy\n",)]) == "A\nx\\x1b[2Jy\\n"
 
