@@ -1,0 +1,50 @@
+"""Docker's own clients, unmodified, against one real daemon."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+import docker
+import pytest
+
+from tests.livedaemon import LiveDaemon, live_daemon
+
+Docker = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[LiveDaemon]:
+    """A daemon with busybox loaded."""
+    if os.geteuid():
+        pytest.skip("needs root")
+    with live_daemon() as daemon:
+        daemon.load("busybox")
+        yield daemon
+
+
+@pytest.fixture(scope="session")
+def docker_cli(live: LiveDaemon) -> Docker:
+    """Runs the docker command."""
+    program = shutil.which("docker")
+    assert program, "the docker command is missing: run 'scripts/setup packages test'"
+
+    def call(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [program, "-H", f"unix://{live.paths.socket}", *arguments],
+            input=stdin,
+            capture_output=True,
+            timeout=120,
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def docker_py(live: LiveDaemon) -> Iterator[docker.DockerClient]:
+    """docker-py's client."""
+    client = docker.DockerClient(base_url=f"unix://{live.paths.socket}")
+    yield client
+    client.close()
