@@ -17,7 +17,7 @@ from pathlib import Path
 DEFAULT_ROOT = Path("/var/lib/hybrid")
 DEFAULT_RUN = Path("/run/hybrid")
 SOCKET_PATH_MAX = 107
-_ID = re.compile(r"[0-9a-z][0-9a-zA-Z_.-]{0,127}")
+_ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_.-]{0,127}")
 
 
 def checked(name: str) -> str:

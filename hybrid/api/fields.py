@@ -11,6 +11,60 @@ from typing import Any
 from hybrid.errors import InvalidInput, Unsupported
 
 MAX_TEXT = 1 << 20
+MAX_ITEMS = 1 << 14
+MAX_DEPTH = 20
+MAX_INTEGER = 1 << 63
+
+
+def check_sound(body: Any) -> None:
+    """InvalidInput for JSON that could not be stored, told to a machine or printed: what nests endlessly, NUL
+    characters, lone surrogates, and strings, numbers and lists beyond what the store and the link carry.
+    """
+    level, depth = [body], 0
+    while level:
+        if depth > MAX_DEPTH:
+            raise InvalidInput("invalid request: the body is nested too deeply")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict | list):
+                if len(value) > MAX_ITEMS:
+                    raise InvalidInput(
+                        f"invalid request: a list or object of more than {MAX_ITEMS} items"
+                    )
+                inner += value
+                if isinstance(value, dict):
+                    inner += value.values()
+            elif isinstance(value, str):
+                _check_text(value)
+            elif isinstance(value, int | float) and not abs(value) < MAX_INTEGER:
+                raise InvalidInput("invalid request: a number is out of range")
+        level, depth = inner, depth + 1
+
+
+def _check_text(value: str) -> None:
+    if len(value) > MAX_TEXT:
+        raise InvalidInput(f"invalid request: a string of more than {MAX_TEXT} characters")
+    if "\0" in value:
+        raise InvalidInput("invalid request: a string holds a NUL character")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidInput("invalid request: a string is not valid Unicode") from None
+
+
+def one_line(text: str, what: str) -> str:
+    """``text``, which goes into a file that is read line by line: without control characters."""
+    if not all(c.isprintable() for c in text):
+        raise InvalidInput(f"invalid {what} {text[:80]!r}: it holds control characters")
+    return text
+
+
+def number_within(text: str, least: int, most: int) -> int | None:
+    """The decimal number, if ``text`` is one in that range."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
+        return None
+    return int(text) if least <= int(text) <= most else None
 
 
 def neutral(value: Any) -> bool:
@@ -53,16 +107,10 @@ class Fields:
 
     def text(self, name: str, default: str = "") -> str:
         value: str = self._typed(name, str, "a string", default)
-        if len(value) > MAX_TEXT or "\0" in value:
-            raise InvalidInput(
-                f"invalid request: {self._where}{name} is too long or holds a NUL character"
-            )
         return value
 
     def integer(self, name: str, default: int = 0) -> int:
         value: int = self._typed(name, int, "a whole number", default)
-        if abs(value) >= 1 << 63:
-            raise InvalidInput(f"invalid request: {self._where}{name} is out of range")
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:

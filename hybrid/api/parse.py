@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from typing import Any
 
-from hybrid.api.fields import Fields
+from hybrid.api.fields import Fields, number_within, one_line
 from hybrid.engine.container import HealthCheck, Limits, Mount, Port, Restart, Spec
 from hybrid.engine.execs import ExecSpec
 from hybrid.errors import InvalidInput, Unsupported
@@ -41,7 +43,7 @@ def container_spec(body: Any, caller: tuple[int, int]) -> Spec:
         stop_signal=fields.text("StopSignal"),
         stop_timeout=fields.integer("StopTimeout") if "StopTimeout" in fields else None,
         health=health_check(fields.inner("Healthcheck")) if "Healthcheck" in fields else None,
-        exposed=sorted(fields.object("ExposedPorts")),
+        exposed=_exposed(fields.object("ExposedPorts")),
         anonymous=sorted(fields.object("Volumes")),
     )
     if not spec.image:
@@ -80,7 +82,7 @@ def health_check(fields: Fields) -> HealthCheck:
 def _host_config(host: Fields, spec: Spec, caller: tuple[int, int]) -> None:
     mode = host.text("NetworkMode")
     if spec.network_mode != "none":
-        spec.network_mode = "bridge" if mode in ("", "default") else mode
+        spec.network_mode = mode or "default"
     spec.isolation = _isolation(host)
     spec.pid_mode, spec.ipc_mode = host.text("PidMode"), host.text("IpcMode")
     spec.cgroupns_mode, spec.userns_mode = host.text("CgroupnsMode"), host.text("UsernsMode")
@@ -91,14 +93,24 @@ def _host_config(host: Fields, spec: Spec, caller: tuple[int, int]) -> None:
     spec.cap_add, spec.cap_drop = host.strings("CapAdd") or [], host.strings("CapDrop") or []
     spec.security_options = host.strings("SecurityOpt") or []
     spec.group_add = host.strings("GroupAdd") or []
-    spec.sysctls = host.table("Sysctls")
+    spec.sysctls = {
+        name: one_line(value.replace("\t", " "), f"value of sysctl {name}")
+        for name, value in host.table("Sysctls").items()
+    }
     spec.shm_size = host.integer("ShmSize")
+    if spec.shm_size < 0:
+        raise InvalidInput("SHM size can not be less than 0")
     spec.oom_score_adj = host.integer("OomScoreAdj")
-    spec.extra_hosts = host.strings("ExtraHosts") or []
-    spec.dns, spec.dns_search = host.strings("Dns") or [], host.strings("DnsSearch") or []
-    spec.dns_options = host.strings("DnsOptions") or []
+    spec.extra_hosts = _extra_hosts(host.strings("ExtraHosts") or [])
+    spec.dns = [_address(one, "DNS server") for one in host.strings("Dns") or []]
+    spec.dns_search = [
+        one_line(one, "DNS search domain") for one in host.strings("DnsSearch") or []
+    ]
+    spec.dns_options = [one_line(one, "DNS option") for one in host.strings("DnsOptions") or []]
     spec.container_id_file = host.text("ContainerIDFile")
     spec.annotations = host.table("Annotations")
+    if any(key.startswith("run.oci.") for key in spec.annotations):
+        raise Unsupported("HostConfig.Annotations: those of the runtime (run.oci.…) cannot be set")
     spec.console = _console(host.raw("ConsoleSize"))
     spec.restart = restart_policy(host.inner("RestartPolicy"))
     spec.ports = _ports(host.object("PortBindings"))
@@ -149,24 +161,64 @@ def restart_policy(fields: Fields) -> Restart:
 def _ports(bindings: dict[str, Any]) -> list[Port]:
     ports = []
     for key, places in bindings.items():
-        number, _, protocol = key.partition("/")
-        if not number.isdecimal() or not 0 < int(number) < 65536:
-            raise InvalidInput(f"invalid port specification: {key!r}")
+        number, protocol = _port_key(key)
         for place in places or [{}]:
             fields = Fields(place, f"PortBindings[{key}].")
             text = fields.text("HostPort")
-            if text and (not text.isdecimal() or int(text) > 65535):
+            host_port = number_within(text or "0", 0, 65535)
+            if host_port is None:
                 raise InvalidInput(
-                    f"invalid host port: {text!r} (a number from 0 to 65535; ranges are not supported)"
+                    f"invalid host port: {text[:40]!r} (a number from 0 to 65535; ranges are not supported)"
                 )
             host_ip = fields.text("HostIp")
             if ":" in host_ip:
                 raise Unsupported(
                     f"publishing on the IPv6 address {host_ip} is not supported: use an IPv4 address"
                 )
-            ports.append(Port(int(number), protocol or "tcp", host_ip, int(text or "0")))
+            if host_ip:
+                _address(host_ip, "host address to publish on")
+            ports.append(Port(number, protocol, host_ip, host_port))
             fields.finish()
     return ports
+
+
+def _port_key(key: str) -> tuple[int, str]:
+    """``80/tcp``, or ``80``."""
+    text, _, protocol = key.partition("/")
+    number = number_within(text, 1, 65535)
+    if number is None or protocol not in ("", "tcp", "udp"):
+        raise InvalidInput(
+            f"invalid port specification: {key[:40]!r}: use PORT, PORT/tcp or PORT/udp"
+        )
+    return number, protocol or "tcp"
+
+
+def _exposed(keys: Iterable[str]) -> list[str]:
+    """``ExposedPorts``: ports, or ranges of them."""
+    for key in keys:
+        ports, _, protocol = key.partition("/")
+        for port in ports.split("-", 1):
+            _port_key(f"{port}/{protocol or 'tcp'}")
+    return sorted(keys)
+
+
+def _address(text: str, what: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidInput(f"invalid {what} {text[:80]!r}: an IP address is needed") from None
+    return text
+
+
+def _extra_hosts(entries: list[str]) -> list[str]:
+    """``NAME:ADDRESS`` (or ``NAME=ADDRESS``), as lines of /etc/hosts are made of them."""
+    for entry in entries:
+        name, _, address = one_line(entry, "extra host").partition("=" if ":" not in entry else ":")
+        if not name or any(c.isspace() for c in entry):
+            raise InvalidInput(f"bad format for add-host: {entry[:80]!r}")
+        if address != "host-gateway":
+            _address(address.strip("[]"), "address of an extra host")
+    return entries
 
 
 def _ulimits(host: Fields) -> dict[str, list[int]]:
@@ -273,6 +325,10 @@ def _mount(fields: Fields, caller: tuple[int, int]) -> Mount:
     mount.create_source = bind.flag("CreateMountpoint")
     mount.copy = not volume.flag("NoCopy")
     mount.subpath = volume.text("Subpath")
+    if mount.subpath.startswith("/") or ".." in mount.subpath.split("/"):
+        raise InvalidInput(
+            f"subpath {mount.subpath[:80]!r} must be a relative path within the volume"
+        )
     volume.ignore("Labels")
     driver = volume.inner("DriverConfig")
     if driver.text("Name") not in ("", "local"):

@@ -6,9 +6,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+from hybrid.api.fields import check_sound
 from hybrid.errors import InvalidInput
 
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
 _FALSE = frozenset({"", "0", "no", "false", "none"})
+_PATTERN_MAX = 256
+_REPEAT = re.compile(r"[*+?{]")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+_REPEATS_MAX = 3
 Filters = dict[str, list[str]]
 
 
@@ -24,10 +30,9 @@ def integer(query: Mapping[str, str], name: str) -> int | None:
     value = query.get(name, "")
     if value == "":
         return None
-    try:
-        return int(value)
-    except ValueError as error:
-        raise InvalidInput(f"invalid value for {name}: {value[:40]!r} is not a number") from error
+    if not _INTEGER.fullmatch(value):
+        raise InvalidInput(f"invalid value for {name}: {value[:40]!r} is not a number")
+    return int(value)
 
 
 def filters(query: Mapping[str, str], known: Iterable[str]) -> Filters:
@@ -41,6 +46,7 @@ def filters(query: Mapping[str, str], known: Iterable[str]) -> Filters:
         raise InvalidInput("invalid filter") from error
     if not isinstance(parsed, dict):
         raise InvalidInput("invalid filter")
+    check_sound(parsed)
     result: Filters = {}
     allowed = set(known)
     for key, values in parsed.items():
@@ -80,10 +86,17 @@ def any_match(values: list[str] | None, test: Callable[[str], bool]) -> bool:
 
 
 def name_matches(pattern: str, *names: str) -> bool:
-    """As a regular expression anywhere in one of the names; a malformed one as plain text."""
+    """As a regular expression anywhere in one of the names; a malformed one as plain text.
+
+    Python's expressions backtrack: one whose time could explode is InvalidInput (Docker's cannot).
+    """
+    if len(pattern) > _PATTERN_MAX:
+        raise InvalidInput(f"invalid filter: a name pattern has at most {_PATTERN_MAX} characters")
+    if _REPEATED_GROUP.search(pattern) or len(_REPEAT.findall(pattern)) > _REPEATS_MAX:
+        raise InvalidInput(f"invalid filter: the name pattern {pattern[:40]!r} is too complex")
     try:
-        compiled = re.compile(pattern[:256])
-    except re.error:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
         return any(pattern in name for name in names)
     return any(compiled.search(name) for name in names)
 

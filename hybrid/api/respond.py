@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from hybrid.api import versions
+from hybrid.api.fields import check_sound
 from hybrid.engine.engine import Engine
 from hybrid.errors import InvalidInput
 
@@ -41,9 +42,11 @@ async def body_of(request: web.Request, *, needed: bool = False) -> Any:
             f"unsupported Content-Type header ({request.content_type}): must be 'application/json'"
         )
     try:
-        return json.loads(data)
+        body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"invalid JSON: {error}") from error
+    check_sound(body)
+    return body
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:

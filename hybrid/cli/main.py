@@ -55,7 +55,12 @@ def _usage_error(error: Exception) -> int:
 
 def fail(message: str, code: int = 1) -> int:
     """Prints one error line; the exit code to leave with."""
-    print(f"hybrid: {message.rstrip()}", file=sys.stderr)
+    # Part of it may come from a guest or an image: it must not steer the terminal.
+    lines = (
+        "".join(c if c.isprintable() or c == "\t" else ascii(c)[1:-1] for c in line)
+        for line in message.rstrip().split("\n")
+    )
+    print("hybrid: " + "\n".join(lines), file=sys.stderr)
     return code
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -32,15 +33,29 @@ SHUTDOWN_TIMEOUT = 2.0
 NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
 
 
+class PlainFormatter(logging.Formatter):
+    """One line a message, whatever clients and guests put into it: control characters are escaped."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _escaped(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(_escaped(line) for line in super().formatException(ei).split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. HybridError if it cannot start."""
     paths = Paths.of(root)
     paths.root.mkdir(parents=True, exist_ok=True, mode=0o711)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o711)
     config = configuration.load(paths.config)
-    logging.basicConfig(
-        stream=sys.stderr, level=(log_level or config.log_level).upper(), format=FORMAT
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter(FORMAT))
+    logging.basicConfig(handlers=[handler], level=(log_level or config.log_level).upper())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     sockets = [listeners.parse(host) for host in hosts] or [paths.socket]

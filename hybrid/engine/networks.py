@@ -8,6 +8,7 @@ whole at every change, so what the name server knows is always what this module 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from hybrid.network import ipam
 from hybrid.network import model as wiring
 from hybrid.network.network import Networks as Fabric
 
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 DEFAULT = "bridge"
 PREDEFINED = {DEFAULT: "bridge", "host": "host", "none": "null"}
 
@@ -132,6 +134,10 @@ class Networks:
     async def create(self, wish: NetworkWish) -> NetworkRecord:
         if wish.name in PREDEFINED:
             raise Forbidden(f"operation is not permitted on predefined {wish.name} network")
+        if not _NAME.fullmatch(wish.name):
+            raise InvalidInput(
+                f"invalid network name {wish.name[:80]!r}: only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+            )
         if any(record.name == wish.name for record in self._records.values()):
             raise Conflict(f"network with name {wish.name} already exists")
         if wish.driver not in ("bridge", "default"):

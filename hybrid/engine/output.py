@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ CHUNK = 64 << 10
 CHECKPOINT = 4 << 20
 READ = 256 << 10
 FOLLOW_RESTARTS = -1
+# What a marker may say, and how far they may move the numbering in all: a guest may lie.
+_COUNT = re.compile(rb"[0-9]{1,15}")
+_BASE_MAX = 1 << 62
 
 
 @dataclass
@@ -95,6 +99,9 @@ class Log:
     def append(self, records: list[journal.Record]) -> None:
         """Whole records, in the order of the journal. OSError if the disk is full: then nothing was added."""
         assert self._file is not None
+        skipped = sum(_skip(record) for record in records if record.stream == journal.DROPPED)
+        if abs(self._position.base - skipped) > _BASE_MAX:
+            raise InvalidInput("journal: more was dropped than anything can have written")
         data = b"".join(
             journal.pack(record.time_ns, record.stream, record.data) for record in records
         )
@@ -106,7 +113,6 @@ class Log:
             os.ftruncate(self._file, self._size)
             raise
         self._size += len(data)
-        skipped = sum(_skip(record) for record in records if record.stream == journal.DROPPED)
         self._position.base -= skipped
         if skipped or self._size - self._position.checkpoint > CHECKPOINT:
             self._position.checkpoint = self._size
@@ -229,10 +235,9 @@ def _positions(store: Store) -> Iterator[tuple[str, LogPosition]]:
 
 def _skip(record: journal.Record) -> int:
     """How much further than the record's own length a marker moves the journal offset."""
-    try:
-        dropped = int(record.data)
-    except ValueError as error:
-        raise InvalidInput("journal: malformed marker") from error
+    if not _COUNT.fullmatch(record.data):
+        raise InvalidInput("journal: malformed marker")
+    dropped = int(record.data)
     return dropped - journal.HEADER.size - len(record.data)
 
 

@@ -80,7 +80,10 @@ class Store:
         self._connection.execute("COMMIT")
 
     def put(self, kind: str, key: str, document: object) -> None:
-        body = json.dumps(codec.encode(document), separators=(",", ":"))
+        """InvalidInput for a document that could not be read again: it would keep the next daemon from starting."""
+        encoded = codec.encode(document)
+        codec.decode(type(document), encoded)
+        body = json.dumps(encoded, separators=(",", ":"))
         try:
             self._connection.execute(
                 "INSERT INTO document VALUES (?, ?, ?)"
