@@ -87,17 +87,21 @@ class LiveDaemon:
             os.kill(pid, signal.SIGTERM)
             until(lambda: not _alive(pid))
         finally:
-            self._end_agents()
-            shutil.rmtree(self.paths.run, ignore_errors=True)
+            self._sweep()
 
-    def _end_agents(self) -> None:
-        """The host's agent outlives its daemon by design; a test's must not."""
-        own = {str(self.paths.root).encode(), str(self.paths.run).encode()}
+    def _sweep(self) -> None:
+        """What outlives a daemon by design must not outlive a test: agents, name servers, networks."""
+        own = str(self.paths.run).encode() + b"/"
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                words = (process / "cmdline").read_bytes().split(b"\0")
-                if any(word.startswith(tuple(own)) for word in words):
+                if own in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
+        for device in Path("/sys/class/net").glob(f"hy{self.paths.instance[:4]}*"):
+            subprocess.run(["ip", "link", "delete", device.name], capture_output=True)
+        for family in ("inet", "bridge"):
+            table = ["nft", "delete", "table", family, f"hybrid_{self.paths.instance}"]
+            subprocess.run(table, capture_output=True)
+        shutil.rmtree(self.paths.run, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
