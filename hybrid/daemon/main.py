@@ -24,6 +24,7 @@ from hybrid.api.stream import front_factory
 from hybrid.daemon import config as configuration
 from hybrid.daemon import listeners, wiring
 from hybrid.errors import Conflict, HybridError
+from hybrid.machine import orphans
 from hybrid.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ async def _serve(paths: Paths, config: configuration.Config, sockets: list[Path]
     engine = wiring.engine(paths, config)
     version = wiring.version()
     await engine.open()
+    reaping = asyncio.create_task(orphans.reap_forgotten_for_ever(), name="orphans")
     runner = web.AppRunner(
         api.build(engine, version), access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT
     )
@@ -113,6 +115,7 @@ async def _serve(paths: Paths, config: configuration.Config, sockets: list[Path]
         for server in servers:
             server.close()
         await runner.cleanup()
+        reaping.cancel()
         with contextlib.suppress(HybridError):
             await engine.close()
         for path in sockets if servers else []:

@@ -27,6 +27,7 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # /proc/PID/stat holds the first 15 bytes of the program's name.
 _QEMU = "qemu-system-"
 _INTERVAL = 0.02
+_FORGOTTEN = 10.0
 
 
 def become_subreaper() -> None:
@@ -92,6 +93,38 @@ class OrphanReaper:
                 continue
             if is_dead_orphan(stat, pid, session):
                 reap(int(entry.name))
+
+
+async def reap_forgotten_for_ever() -> None:
+    """Reaps dead children that nobody has waited for in a while, until cancelled.
+
+    Daemons that others start through a double fork end up here (dnsmasq, the QEMUs that libvirt asks
+    for their abilities). What this process starts itself is waited for at once.
+    """
+    before: set[int] = set()
+    while True:
+        await asyncio.sleep(_FORGOTTEN)
+        dead = set(_dead_children()) if _any_dead_child() else set()
+        for pid in dead & before:
+            reap(pid)
+        before = dead
+
+
+def _any_dead_child() -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    return False
+
+
+def _dead_children() -> Iterator[int]:
+    parent = str(os.getpid())
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()
+            if fields[0] == "Z" and fields[1] == parent:
+                yield int(entry.name)
 
 
 async def reap_contained_for_ever() -> None:
