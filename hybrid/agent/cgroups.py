@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,6 +63,27 @@ def controllers() -> frozenset[str]:
             part for entry in ROOT.iterdir() if entry.is_dir() for part in entry.name.split(",")
         }
         return frozenset(names)
+
+
+def place_throttles(resources: dict[str, Any], directory: str) -> dict[str, Any]:
+    """``resources`` with the disk that holds ``directory`` as the device of its I/O throttles.
+
+    Unsupported if that file system is on no single disk.
+    """
+    block = dict(resources.get("blockIO") or {})
+    throttles = [key for key in block if key.startswith("throttle")]
+    if not throttles:
+        return resources
+    number = os.stat(directory).st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}")
+    if not device.exists():
+        raise Unsupported("cannot limit I/O: the container's own file system is not on a disk")
+    if (device / "partition").exists():  # the kernel throttles whole disks
+        device = device.resolve().parent
+    major, minor = (int(part) for part in (device / "dev").read_text().split(":"))
+    for key in throttles:
+        block[key] = [{**entry, "major": major, "minor": minor} for entry in block[key]]
+    return {**resources, "blockIO": block}
 
 
 def refuse_unsupported(resources: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ class Container:
         self.group = cgroups.Group({})
         self.namespaces: dict[str, int] = {}  # kind to a held descriptor
         self.root = -1  # its root directory, as it sees it
+        self.upper = ""  # what it writes to its root goes below this directory
         self._loader: tuple[int, int] | None = (
             None  # crun's program file, until init executes its own
         )

@@ -113,7 +113,7 @@ class Containers:
     async def _fill(self, container: Container) -> None:
         """Mounts everything and writes the bundle."""
         request, stack, directory = container.request, container.stack, container.directory
-        root = await self._storage.mount_root(
+        root, container.upper = await self._storage.mount_root(
             stack, directory, request.layers, request.writable, request.id_map
         )
         shares = [
@@ -136,6 +136,10 @@ class Containers:
                 size=(request.rows, request.columns),
             )
             container.config = _filled(request, filling)
+            linux = container.config["linux"]
+            linux["resources"] = cgroups.place_throttles(
+                dict(linux.get("resources") or {}), container.upper
+            )
             limits.allow(container.config["process"])
             for number, share in enumerate(request.shares):
                 if share.populate:
@@ -360,6 +364,7 @@ class Containers:
         cgroups.refuse_unsupported(resources)
         if container.init.status == "stopped":
             raise Conflict(f"container {container.init.container} is not running")
+        resources = cgroups.place_throttles(resources, container.upper)
         await self._crun.update(container.init.container, resources, container.directory)
 
     # --- the end -----------------------------------------------------------------------------------------------

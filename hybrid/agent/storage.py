@@ -27,7 +27,7 @@ from pathlib import Path
 
 from hybrid.agent import descriptors, devices, syscalls
 from hybrid.agent.userns import UserNamespaces
-from hybrid.errors import Internal, InvalidInput, NotFound, Unavailable, Unsupported
+from hybrid.errors import Forbidden, Internal, InvalidInput, NotFound, Unavailable, Unsupported
 from hybrid.wire.messages import IdMap, Share, Source
 
 MAX_LAYERS = 250
@@ -100,14 +100,17 @@ class Storage:
         layers: Sequence[Source],
         writable: Source | None,
         id_map: IdMap | None,
-    ) -> Path:
-        """Overlays ``writable`` on ``layers`` at ``directory``/rootfs; ``stack`` undoes it."""
+    ) -> tuple[Path, str]:
+        """Overlays ``writable`` on ``layers`` at ``directory``/rootfs; ``stack`` undoes it.
+
+        The root, and the directory that takes what is written to it.
+        """
         if not 0 < len(layers) <= MAX_LAYERS:
             raise InvalidInput(f"{len(layers)} layers: a root file system has 1 to {MAX_LAYERS}")
         lower = list(
             await asyncio.gather(*(self._hold(stack, layer, "squashfs", True) for layer in layers))
         )
-        upper = await self._writable(stack, directory, writable)
+        written = upper = await self._writable(stack, directory, writable)
         _prepare_upper(upper, lower[-1])
         if id_map is not None:
             namespace = self.user_namespace(id_map)
@@ -120,7 +123,7 @@ class Storage:
         root = directory / "rootfs"
         root.mkdir()
         self._overlay(stack, root, lower, upper, id_map)
-        return root
+        return root, written
 
     async def _writable(
         self, stack: AsyncExitStack, directory: Path, writable: Source | None
@@ -183,7 +186,8 @@ class Storage:
         base = await self._share_base(stack, share.source)
         target = directory / "s" / str(number)
         target.parent.mkdir(exist_ok=True)
-        anchor = os.open(base, os.O_PATH | os.O_CLOEXEC)
+        checked = share.source.kind == "directory"
+        anchor = _anchor(base) if checked else os.open(base, os.O_PATH | os.O_CLOEXEC)
         try:
             found = _resolve(anchor, share.subpath)
             try:
@@ -365,6 +369,18 @@ def _prepare_upper(upper: str, top_layer: str) -> None:
         (path / name).mkdir(exist_ok=True)
     os.chown(path / "u", root.st_uid, root.st_gid)
     (path / "u").chmod(stat.S_IMODE(root.st_mode))
+
+
+def _anchor(path: str) -> int:
+    """What is shared, opened once. The host has resolved and checked the path: a symlink in it came afterwards."""
+    try:
+        return syscalls.open_plain(path, os.O_PATH)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Forbidden(
+                f"{path} is not any more what it was: a symbolic link is in it"
+            ) from None
+        raise NotFound(f"bind source path does not exist: {path}") from error
 
 
 def _resolve(anchor: int, subpath: str) -> int:

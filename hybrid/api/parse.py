@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from hybrid.api.fields import Fields, number_within, one_line
-from hybrid.engine.container import HealthCheck, Limits, Mount, Port, Restart, Spec
+from hybrid.engine.container import OWN_DISK, HealthCheck, Limits, Mount, Port, Restart, Spec
 from hybrid.engine.execs import ExecSpec
-from hybrid.errors import InvalidInput, Unsupported
+from hybrid.errors import Forbidden, InvalidInput, Unsupported
 from hybrid.policy import isolation
 
 # Members that only carry what a client remembers, or that describe Windows.
@@ -55,11 +55,22 @@ def container_spec(body: Any, caller: tuple[int, int]) -> Spec:
         spec.network_mode = "none"
     mac = fields.text("MacAddress")
     _host_config(host, spec, caller)
+    _check_rights(spec, caller)
     spec.networks_asked = _networks(fields.inner("NetworkingConfig"))
     if mac:
         spec.networks_asked.setdefault(_network_name(spec.network_mode), {})["mac"] = mac
     fields.finish()
     return spec
+
+
+def _check_rights(spec: Spec, caller: tuple[int, int]) -> None:
+    """A member of the socket's group is not this host's root, nor a box's, and does not become it."""
+    isolated = isolation.parse(spec.isolation).kind in ("vm", "shared")
+    if caller[0] != 0 and spec.userns_mode == "host" and not isolated:
+        raise Forbidden(
+            f"--userns=host with isolation {spec.isolation} is for root only: it would make you root of that"
+            " machine; use isolation vm, or leave out --userns"
+        )
 
 
 def _network_name(mode: str) -> str:
@@ -244,7 +255,25 @@ def limits(host: Fields) -> Limits:
         cpuset_mems=host.text("CpusetMems"),
         pids=host.integer("PidsLimit"),
         blkio_weight=host.integer("BlkioWeight"),
+        read_bps=_rate(host, "BlkioDeviceReadBps"),
+        write_bps=_rate(host, "BlkioDeviceWriteBps"),
+        read_iops=_rate(host, "BlkioDeviceReadIOps"),
+        write_iops=_rate(host, "BlkioDeviceWriteIOps"),
     )
+
+
+def _rate(host: Fields, name: str) -> int:
+    """Docker names a device of its host, and a container in a guest has none of these: only OWN_DISK is taken."""
+    rate = 0
+    for item in host.items(name):
+        path, rate = item.text("Path"), item.integer("Rate")
+        item.finish()
+        if path != OWN_DISK:
+            raise InvalidInput(
+                f"{name}: {path!r} is a device of the host: say '{OWN_DISK}', the disk of the container's own"
+                " file system"
+            )
+    return rate
 
 
 def _paths(host: Fields, spec: Spec) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.api import times
-from hybrid.engine.container import Endpoint, HealthCheck, Mount, Port, Record, Spec
+from hybrid.engine.container import OWN_DISK, Endpoint, HealthCheck, Mount, Port, Record, Spec
 
 DRIVER = "hybrid"
 SHM_DEFAULT = 64 << 20
@@ -214,10 +214,10 @@ def host_config(spec: Spec) -> dict[str, Any]:
         "CgroupParent": "",
         "BlkioWeight": limits.blkio_weight,
         "BlkioWeightDevice": [],
-        "BlkioDeviceReadBps": [],
-        "BlkioDeviceWriteBps": [],
-        "BlkioDeviceReadIOps": [],
-        "BlkioDeviceWriteIOps": [],
+        "BlkioDeviceReadBps": _rate(limits.read_bps),
+        "BlkioDeviceWriteBps": _rate(limits.write_bps),
+        "BlkioDeviceReadIOps": _rate(limits.read_iops),
+        "BlkioDeviceWriteIOps": _rate(limits.write_iops),
         "CpuPeriod": limits.cpu_period,
         "CpuQuota": limits.cpu_quota,
         "CpuRealtimePeriod": 0,
@@ -388,3 +388,7 @@ def listed(record: Record, machine: str, root: Path) -> dict[str, Any]:
             "ReadyAfter": record.ready_after,
         },
     }
+
+
+def _rate(rate: int) -> list[dict[str, Any]]:
+    return [{"Path": OWN_DISK, "Rate": rate}] if rate else []

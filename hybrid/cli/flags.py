@@ -133,9 +133,23 @@ def _limits(options: ContainerOptions) -> Json:
         "CpusetCpus": options.cpuset_cpus,
         "PidsLimit": options.pids_limit,
         "BlkioWeight": options.blkio_weight,
+        "BlkioDeviceReadBps": _rate(options.device_read_bps, "--device-read-bps"),
+        "BlkioDeviceWriteBps": _rate(options.device_write_bps, "--device-write-bps"),
+        "BlkioDeviceReadIOps": _rate(options.device_read_iops, "--device-read-iops"),
+        "BlkioDeviceWriteIOps": _rate(options.device_write_iops, "--device-write-iops"),
         "OomScoreAdj": options.oom_score_adj,
     }
     return {name: value for name, value in limits.items() if value}
+
+
+def _rate(text: str, flag: str) -> list[Json]:
+    """``PATH:RATE``, as docker's."""
+    if not text:
+        return []
+    path, colon, rate = text.rpartition(":")
+    if not colon or not path:
+        raise InvalidInput(f"{flag} {text!r}: PATH:RATE is needed, such as /dev/root:10m")
+    return [{"Path": path, "Rate": _size(rate, flag)}]
 
 
 def environment(

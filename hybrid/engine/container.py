@@ -96,6 +96,9 @@ class Endpoint:
     tap: bool = False
 
 
+OWN_DISK = "/dev/root"  # how requests name the disk that holds the container's own file system
+
+
 @dataclass
 class Limits:
     """0 (or None for pids, "" for sets): no limit. Bytes, nano-CPUs, microseconds."""
@@ -111,6 +114,10 @@ class Limits:
     cpuset_mems: str = ""
     pids: int = 0
     blkio_weight: int = 0
+    read_bps: int = 0  # of the disk that holds the container's own file system
+    write_bps: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
 
 
 @dataclass
@@ -256,6 +263,7 @@ class Record:
     stopped_by_user: bool = False
     remove_volumes: bool = False  # with the container go its anonymous volumes
     machine: str = ""  # machine id while it has one
+    kept: str = ""  # the box that keeps the container's changes between its runs
     provider: str = ""
     kernel: str = ""
     id_base: int = 0  # first id of the user-namespace range in its machine; 0: none

@@ -20,7 +20,8 @@ Cgroup = Literal["v2", "v1", "hybrid"]
 @dataclass(frozen=True, slots=True)
 class ResourceRequest:
     """Bytes, counts and microseconds; 0 or empty is "not said". ``memory_swap`` is memory plus
-    swap, -1 unlimited; ``pids`` -1 is unlimited.
+    swap, -1 unlimited; ``pids`` -1 is unlimited. Rates are a second, of the disk
+    that holds the container's own file system.
     """
 
     memory: int = 0
@@ -34,6 +35,10 @@ class ResourceRequest:
     cpuset_mems: str = ""
     pids: int = 0
     blkio_weight: int = 0
+    read_bps: int = 0
+    write_bps: int = 0
+    read_iops: int = 0
+    write_iops: int = 0
 
 
 def build(request: ResourceRequest, limits: Limits, cgroup: Cgroup = "v2") -> dict[str, Any]:
@@ -121,9 +126,21 @@ def _pids(request: ResourceRequest, limits: Limits) -> dict[str, int]:
     return {"limit": wanted} if wanted > 0 else {}
 
 
-def _block_io(request: ResourceRequest) -> dict[str, int]:
-    if not request.blkio_weight:
-        return {}
-    if not 10 <= request.blkio_weight <= 1000:
-        raise InvalidInput("range of blkio weight is from 10 to 1000")
-    return {"weight": request.blkio_weight}
+def _block_io(request: ResourceRequest) -> dict[str, Any]:
+    """Throttles name no device: which one it is, only the machine knows."""
+    result: dict[str, Any] = {}
+    if request.blkio_weight:
+        if not 10 <= request.blkio_weight <= 1000:
+            raise InvalidInput("range of blkio weight is from 10 to 1000")
+        result["weight"] = request.blkio_weight
+    for key, rate in (
+        ("throttleReadBpsDevice", request.read_bps),
+        ("throttleWriteBpsDevice", request.write_bps),
+        ("throttleReadIOPSDevice", request.read_iops),
+        ("throttleWriteIOPSDevice", request.write_iops),
+    ):
+        if rate < 0:
+            raise InvalidInput("an I/O rate must be a positive number")
+        if rate:
+            result[key] = [{"rate": rate}]
+    return result

@@ -7,6 +7,7 @@ import os
 import pty
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -257,3 +258,24 @@ def _until(condition: object, seconds: float = 20.0) -> None:
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.1)
+
+
+def test_io_is_throttled_on_the_disk_of_the_containers_own_file_system(
+    daemon: RunningDaemon,
+) -> None:
+    daemon.run("-d", "--name", "slow", "--device-write-bps", "/dev/root:1mb", "busybox", "sleep", "100")
+    container = daemon.inspect("slow")
+    assert container["HostConfig"]["BlkioDeviceWriteBps"] == [{"Path": "/dev/root", "Rate": 1 << 20}]
+    rates = [
+        line.split()[1:]
+        for name in ("blkio.throttle.write_bps_device", "io.max")
+        for file in Path("/sys/fs/cgroup").glob(f"**/{container['Id']}/{name}")
+        for line in file.read_text().splitlines()
+    ]
+    assert [str(1 << 20)] in rates or any(f"wbps={1 << 20}" in rate for rate in rates), rates
+
+
+def test_a_device_of_the_host_cannot_be_throttled(daemon: RunningDaemon) -> None:
+    done = daemon.run("--device-write-bps", "/dev/sda:1mb", "busybox", "true", check=False)
+    assert done.returncode == 125
+    assert b"say '/dev/root', the disk of the container's own file system" in done.stderr

@@ -92,6 +92,26 @@ EXAMPLES: dict[str, tuple[Any, str, Any]] = {
     "cpuset_cpus": ("0-1", "HostConfig.CpusetCpus", "0-1"),
     "pids_limit": (50, "HostConfig.PidsLimit", 50),
     "blkio_weight": (100, "HostConfig.BlkioWeight", 100),
+    "device_read_bps": (
+        "/dev/root:1m",
+        "HostConfig.BlkioDeviceReadBps",
+        [{"Path": "/dev/root", "Rate": 1 << 20}],
+    ),
+    "device_write_bps": (
+        "/dev/root:1m",
+        "HostConfig.BlkioDeviceWriteBps",
+        [{"Path": "/dev/root", "Rate": 1 << 20}],
+    ),
+    "device_read_iops": (
+        "/dev/root:9",
+        "HostConfig.BlkioDeviceReadIOps",
+        [{"Path": "/dev/root", "Rate": 9}],
+    ),
+    "device_write_iops": (
+        "/dev/root:9",
+        "HostConfig.BlkioDeviceWriteIOps",
+        [{"Path": "/dev/root", "Rate": 9}],
+    ),
     "shm_size": ("1m", "HostConfig.ShmSize", 1 << 20),
     "ulimit": (
         ["nofile=1:2"],

@@ -42,6 +42,14 @@ def test_the_rest_is_carried_over() -> None:
     }
 
 
+def test_throttles_leave_the_device_to_the_machine() -> None:
+    request = ResourceRequest(write_bps=MIB, read_iops=50)
+    assert build(request, NONE)["blockIO"] == {
+        "throttleWriteBpsDevice": [{"rate": MIB}],
+        "throttleReadIOPSDevice": [{"rate": 50}],
+    }
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -59,6 +67,7 @@ def test_the_rest_is_carried_over() -> None:
         ResourceRequest(cpuset_mems="a"),
         ResourceRequest(pids=-2),
         ResourceRequest(blkio_weight=5),
+        ResourceRequest(read_bps=-1),
     ],
 )
 def test_contradictions_are_refused(request_: ResourceRequest) -> None:
