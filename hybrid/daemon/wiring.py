@@ -42,13 +42,15 @@ def engine(paths: Paths, config: Config) -> Engine:
         current = guest_image.current(paths)
         return Boot(current.kernel, current.initrd, current.root, current.command_line)
 
+    probe = paths.guest / "current" / "probe"
     backends = Backends(
         guest=guest,
-        host=HostProvider(paths, agent, paths.guest / "current" / "probe"),
+        host=HostProvider(paths, agent, probe),
         remote=SshProvider(paths, agent),
         # Looked up at each use: the tools tree may be built while the daemon runs.
         shares=ShareServer(paths, lambda: tools.tool(paths, "virtiofsd")),
         boot=boot,
+        probe=probe,
     )
     settings = Settings(
         policy=config.policy,

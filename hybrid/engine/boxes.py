@@ -10,7 +10,7 @@ from hybrid.engine.container import Spec
 from hybrid.errors import Unsupported
 from hybrid.machine.provider import Feature
 
-DEFAULTS = ("", "default")
+DEFAULT = "default"
 
 
 def is_box(features: frozenset[Feature]) -> bool:
@@ -20,7 +20,8 @@ def is_box(features: frozenset[Feature]) -> bool:
 
 def settle_network(spec: Spec) -> None:
     """The default network, where nothing else is asked for."""
-    if spec.network_mode in DEFAULTS and not spec.networks_asked.keys() - {*DEFAULTS}:
+    asked = [value for endpoint in spec.networks_asked.values() for value in endpoint.values()]
+    if spec.network_mode == DEFAULT and not any(asked):
         spec.network_mode, spec.networks_asked = "none", {}
 
 
@@ -29,7 +30,7 @@ def check(spec: Spec, box: str) -> None:
     mode = spec.network_mode
     if mode not in ("none", "host") and not mode.startswith("container:"):
         raise Unsupported(
-            f"network {mode or 'bridge'}: machine {box} is a box reached over SSH and is not on this host's networks;"
+            f"network {mode}: machine {box} is a box reached over SSH and is not on this host's networks;"
             " use --network host (the box's own) or --network none (the default there)"
         )
     if (spec.ports or spec.publish_all) and mode != "host":
@@ -37,14 +38,12 @@ def check(spec: Spec, box: str) -> None:
             f"published ports: machine {box} is a box reached over SSH and is not on this host's networks; use"
             " --network host, and reach the service at the box's address"
         )
-    for mount in spec.mounts:
-        if mount.kind == "volume" and mount.anonymous:
-            raise Unsupported(
-                f"volume at {mount.target} (declared by the image): volumes are on this host, and machine {box} is a"
-                f" box reached over SSH; use --tmpfs {mount.target}"
-            )
-        if mount.kind != "tmpfs":
-            raise Unsupported(
-                f"{mount.kind} mount at {mount.target}: its files are on this host, and machine {box} is a box"
-                " reached over SSH; use --tmpfs, or copy files with 'hybrid cp'"
-            )
+    in_memory = {mount.target for mount in spec.mounts if mount.kind == "tmpfs"}
+    from_here = {mount.target: mount.kind for mount in spec.mounts if mount.kind != "tmpfs"}
+    from_here |= dict.fromkeys({*spec.anonymous} - in_memory, "volume")
+    if from_here:
+        target, kind = next(iter(from_here.items()))
+        raise Unsupported(
+            f"{kind} mount at {target}: its files would be on this host, and machine {box} is a box reached over"
+            f" SSH; use --tmpfs {target}, or have the files in the image"
+        )

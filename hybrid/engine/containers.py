@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from hybrid.engine import bundle, health, names, restart, signals
+from hybrid.engine import boxes, bundle, health, names, restart, signals
 from hybrid.engine.attach import Attachment
 from hybrid.engine.container import Endpoint, HealthCheck, Limits, Mount, Record, Restart, Spec
 from hybrid.engine.events import Events
@@ -109,6 +109,10 @@ class Containers:
             f"No such container: {reference}",
         )
 
+    def kept_on(self, machine_id: str) -> list[str]:
+        """The containers whose changes are kept on that machine."""
+        return [record.id for record in self.records() if record.kept == machine_id]
+
     def save(self, record: Record) -> None:
         if record.id in self._containers:
             self._store.put("container", record.id, record)
@@ -175,6 +179,9 @@ class Containers:
 
     def _check(self, spec: Spec) -> None:
         isolations.parse(spec.isolation)
+        if box := self.launcher.box(spec.isolation):
+            boxes.settle_network(spec)
+            boxes.check(spec, box)
         restart.checked(spec.restart.name, spec.restart.maximum)
         if spec.auto_remove and spec.restart.name != "no":
             raise InvalidInput("can't create 'AutoRemove' container with restart policy")
@@ -513,6 +520,7 @@ class Containers:
             self._names.pop(record.name, None)
             self._store.delete("container", record.id)
         self.publish(record, "destroy", {})
+        await self.launcher.retain(record.kept)
         container.tell_removal()
 
     async def _remove_volume(self, name: str, user: Record) -> None:

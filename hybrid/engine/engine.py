@@ -50,7 +50,7 @@ class Engine:
         self.machines = Machines(paths, self._store, self.events, backends)
         self.execs = Execs(self._store, find, publish)
         self.observation = Observation(self.containers)
-        self.prover = Prover(self.containers, lambda: settings.policy)
+        self.prover = Prover(self.containers, lambda: settings.policy, backends.probe)
         self.launcher = Launcher(
             paths, settings, self.images, self.volumes, self.networks, self.machines, find, save
         )
@@ -75,7 +75,9 @@ class Engine:
             self._supervisor,
             self.execs.forget_container,
         )
-        self.machines.watch(self._supervisor, self._supervisor.machine_lost)
+        self.machines.watch(
+            self._supervisor, self._supervisor.machine_lost, self.containers.kept_on
+        )
         self.system = System(paths, self)
 
     async def open(self) -> None:

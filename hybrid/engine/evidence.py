@@ -11,12 +11,15 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from hybrid.engine import bundle
+from hybrid.engine import boxes, bundle
+from hybrid.engine.blobs import send_blobs
 from hybrid.engine.containers import Containers
 from hybrid.engine.live import Container
 from hybrid.engine.machine import Machine
+from hybrid.errors import Unsupported
 from hybrid.policy import profile as profiles
 from hybrid.policy import runtime_spec
 from hybrid.verify.judge import NAMESPACES, HostFacts, Promise, Report, allowed_probes, judge
@@ -27,28 +30,41 @@ MAX_NEIGHBOURS = 16
 
 
 class Prover:
-    """``policy`` names the daemon's policy profile."""
+    """``policy`` names the daemon's policy profile; ``probe`` is the program that tries walls, for boxes."""
 
-    def __init__(self, containers: Containers, policy: Callable[[], str]) -> None:
+    def __init__(self, containers: Containers, policy: Callable[[], str], probe: Path) -> None:
         self._containers = containers
         self._policy = policy
+        self._probe = probe
 
     async def prove(self, reference: str) -> Report:
         """The judged evidence of one running container; NotFound and Conflict (not running) as elsewhere."""
         container = self._containers.find(reference)
         run = container.need_run("cannot verify: ")
         machine, record = run.machine, container.record
+        program = await self._program(machine)
         async with _listener() as port:
             addresses = [*self._host_services(container, port), *self._neighbours(container)]
             inside, probes, facts = await asyncio.gather(
                 machine.call(Evidence(container.id)),
-                machine.call(Probe(container.id, addresses)),
+                machine.call(Probe(container.id, addresses, program)),
                 machine.call(Facts()),
             )
         provider = await machine.provider.evidence(machine.id) if machine.own_kernel else {}
         promise = self._promise(container, machine)
         checks = judge(promise, _host_facts(), facts, inside, probes, provider)
         return Report(container.id, record.name, record.spec.isolation or "vm", checks)
+
+    async def _program(self, machine: Machine) -> str:
+        """The probe program as a blob of the box; empty where the machine has its own."""
+        if not boxes.is_box(machine.provider.features):
+            return ""
+        if not self._probe.is_file():
+            raise Unsupported(
+                "cannot verify: the probe program is built with the guest image: run 'hybrid guest build'"
+            )
+        (program,) = await send_blobs(machine, [self._probe])
+        return program
 
     def _promise(self, container: Container, machine: Machine) -> Promise:
         record = container.record
@@ -67,6 +83,7 @@ class Prover:
         seccomp = bool(linux.get("seccomp"))
         return Promise(
             own_kernel=machine.own_kernel,
+            box=boxes.is_box(machine.provider.features),
             capabilities=capabilities,
             seccomp=seccomp,
             no_new_privileges=bool(process.get("noNewPrivileges")),

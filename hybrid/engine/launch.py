@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hybrid.engine import bundle
+from hybrid.engine import boxes, bundle
 from hybrid.engine.blobs import send_blobs
 from hybrid.engine.container import Endpoint, Record
 from hybrid.engine.images import Images
@@ -106,6 +106,7 @@ class Launcher:
             record.machine, record.provider = machine.id, machine.provider.name
             record.kernel = machine.record.kernel
             record.devices = to_plain(devices)
+            record.kept = machine.id if boxes.is_box(parts.features) else ""
             self._save(record)
             await self._create(record, machine, parts, undo)
             container.log.begin(resume=False)
@@ -138,6 +139,8 @@ class Launcher:
     ) -> _Parts:
         choice = self._choose(record)
         features = self._features(choice)
+        if boxes.is_box(features):
+            boxes.check(record.spec, choice.name or "of the joined container")
         endpoints = record.endpoints.values() if connected else ()
         joining = [self._join(record, one, features, undo) for one in endpoints]
         by_share = Feature.SHARES in features
@@ -167,6 +170,18 @@ class Launcher:
             joined,
             self._machines.named,
         )
+
+    def box(self, isolation: str) -> str:
+        """The name of the box that a container of that isolation goes to; empty if it goes to none."""
+        wanted = isolations.parse(isolation)
+        found = self._machines.named(wanted.name) if wanted.kind == "machine" else None
+        machine = self._machines.get(found) if found else None
+        return wanted.name if machine and boxes.is_box(machine.provider.features) else ""
+
+    async def retain(self, machine_id: str) -> None:
+        """A container whose changes that machine kept was removed."""
+        if machine := self._machines.get(machine_id):
+            await self._machines.retain(machine)
 
     def _features(self, choice: Choice) -> frozenset[Feature]:
         machine = self._machines.get(choice.machine) if choice.machine else None
@@ -220,7 +235,7 @@ class Launcher:
     async def _create(
         self, record: Record, machine: Machine, parts: _Parts, undo: AsyncExitStack
     ) -> None:
-        if Feature.DISKS not in parts.features and Feature.BLOBS in parts.features:
+        if boxes.is_box(parts.features):
             parts.blobs = await send_blobs(machine, parts.layers)
         request = self._request(record, machine, parts)
         undo.push_async_callback(_quietly, self._delete, record, machine)
@@ -259,7 +274,10 @@ class Launcher:
             interfaces=_interfaces(parts),
             shares=parts.mounts.shares,
             files=bundle.files(
-                record, parts.joined, _host_file("resolv.conf"), _host_file("hosts")
+                record,
+                parts.joined,
+                _name_file(machine, "/etc/resolv.conf"),
+                _name_file(machine, "/etc/hosts"),
             ),
             terminal=spec.tty,
             stdin=spec.stdin,
@@ -346,8 +364,11 @@ def _interfaces(parts: _Parts) -> list[Interface]:
     return found
 
 
-def _host_file(name: str) -> str:
+def _name_file(machine: Machine, path: str) -> str:
+    """As the container finds it that is in its machine's own network: a box's own, else this host's."""
+    if boxes.is_box(machine.provider.features):
+        return machine.facts.name_files.get(path, "") if machine.facts else ""
     try:
-        return (Path("/etc") / name).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from hybrid.engine import names
+from hybrid.engine import boxes, names
 from hybrid.engine.events import Events
 from hybrid.engine.machine import (
     Devices,
@@ -41,13 +42,15 @@ from hybrid.machine.provider import (
 from hybrid.machine.shares import ShareServer
 from hybrid.paths import Paths
 from hybrid.units import MIB
-from hybrid.wire.messages import Shutdown
+from hybrid.wire.messages import Retain, Shutdown
 
 log = logging.getLogger(__name__)
 MACHINE_ID_LENGTH = 32
 # What a guest's kernel, agent and page tables need beside its container's limit.
 GUEST_OVERHEAD = 192 * MIB
 LostCallback = Callable[[Machine, str], None]
+GUEST_FIRST = 0.5
+KeptCallback = Callable[[str], list[str]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Backends:
     remote: Reach | None
     shares: ShareServer
     boot: Callable[[], Boot]
+    probe: Path  # the program that tries walls, for machines that have none
 
     def of(self, kind: str) -> Provider:
         provider = {"guest": self.guest, "host": self.host, "remote": self.remote}[kind]
@@ -94,15 +98,18 @@ class Machines:
         self._machines: dict[str, Machine] = {}
         self._listener: Listener | None = None
         self._lost: LostCallback = lambda machine, reason: None
+        self._kept: KeptCallback = lambda machine_id: []
         self._tasks: set[asyncio.Task[None]] = set()
         for provider in backends.providers():
             provider.on_stopped(self._stopped)
         backends.shares.on_lost(self._share_lost)
 
-    def watch(self, listener: Listener, lost: LostCallback) -> None:
-        """Who is told of exits, and of machines that went away by themselves."""
+    def watch(self, listener: Listener, lost: LostCallback, kept: KeptCallback) -> None:
+        """Who is told of exits, and of machines that went away by themselves; and who knows which containers'
+        changes a machine keeps."""
         self._listener = listener
         self._lost = lost
+        self._kept = kept
 
     # --- looking ---
 
@@ -184,7 +191,8 @@ class Machines:
             return
         machine.expect_end(True)
         try:
-            await machine.call(Shutdown(timeout), timeout=timeout + 20)
+            if machine.linked or not abandon:
+                await machine.call(Shutdown(timeout), timeout=timeout + 20)
         except HybridError as error:
             if machine.record.kind == "remote" and not abandon:
                 machine.expect_end(False)
@@ -245,6 +253,19 @@ class Machines:
                 await self._forget(machine)
             elif machine.record.running:
                 await self._detach(machine, devices)
+
+    def is_only_for(self, machine: Machine, container: str) -> bool:
+        """Whether it is a guest that ends with this container, and holds nothing that anything else will see.
+
+        A share is something else: the guest may still have to write to it.
+        """
+        record = machine.record
+        return (
+            record.kind == "guest"
+            and not record.explicit
+            and machine.users.keys() == {container}
+            and not machine.users[container].shares
+        )
 
     async def _attach(self, machine: Machine, container: str, devices: Devices) -> None:
         """Hot-plugs what the machine does not have yet; on failure ``release`` takes back what was done."""
@@ -395,14 +416,23 @@ class Machines:
         machine = self._machines.get(machine_id)
         if machine is None or not machine.record.running:
             return
-        task = asyncio.create_task(self._bury(machine, reason))
+        self._spawn(self._bury(machine, reason))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     def _share_lost(self, machine_id: str, tag: str, reason: str) -> None:
         """Input and output on a lost share hang for good, so its guest cannot go on."""
         del tag
-        self._stopped(machine_id, f"its file server ended: {reason}")
+
+        async def settle_why() -> None:
+            # The server also ends when its guest does: then that is what is told, by the provider.
+            await asyncio.sleep(GUEST_FIRST)
+            self._stopped(machine_id, f"its file server ended: {reason}")
+
+        self._spawn(settle_why())
 
     async def _bury(self, machine: Machine, reason: str) -> None:
         """A machine went away by itself: its containers are told, then what is left of it is removed."""
@@ -439,6 +469,8 @@ class Machines:
             if machine_id not in self._machines:
                 log.warning("removing machine %s: nothing is known of it", machine_id[:12])
                 await settle(provider.destroy(machine_id))
+                if self.backends.remote is not None and provider is self.backends.remote:
+                    await settle(self.backends.remote.forget(machine_id, abandon=True))
 
     async def _adopt_one(
         self, machine: Machine, found: dict[str, tuple[Provider, bool, str]]
@@ -478,6 +510,7 @@ class Machines:
             if not machine.record.running:
                 continue
             self._keep(machine)
+            self._spawn(self.retain(machine))
             for devices in machine.users.values():
                 for share in devices.shares:
                     if (machine.id, share.tag) not in served:
@@ -501,6 +534,11 @@ class Machines:
         await settle(*(machine.disconnect() for machine in self._machines.values()))
         await settle(*(provider.close() for provider in self.backends.providers()))
         await settle(self.backends.shares.close())
+
+    async def retain(self, machine: Machine) -> None:
+        """A box lets go of what it keeps for containers that are no more. One that is away is told when it is back."""
+        if boxes.is_box(machine.provider.features) and machine.linked:
+            await settle(machine.call(Retain(self._kept(machine.id))))
 
     async def console(self, machine: Machine) -> bytes:
         return await machine.provider.console(machine.id)

@@ -172,6 +172,7 @@ class Supervisor:
                 self._spawn(
                     self._lost(container, machine, "its agent was started anew and lost it")
                 )
+        await self._machines.retain(machine)
 
     def machine_lost(self, machine: Machine, reason: str) -> None:
         """All of the machine's containers have ended with it."""

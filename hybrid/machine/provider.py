@@ -48,7 +48,7 @@ StoppedCallback = Callable[[str, str], None]
 class Feature(enum.Enum):
     """A power that a provider's machines have or lack."""
 
-    OWN_KERNEL = "own kernel"  # the machine does not run on this host's kernel
+    OWN_KERNEL = "own kernel"  # a kernel behind a hypervisor of ours, not this host's
     DISKS = "disks"  # attach_disk: block devices found by serial
     NICS = "nics"  # attach_nic: a network interface on a tap of this host
     SHARES = "shares"  # attach_share: a directory of this host by virtiofs
@@ -132,8 +132,7 @@ class Remote:
 class MachineRequest:
     """Everything ``create`` needs. Devices named here need no hot-plug; more can be attached later.
 
-    ``memory`` is in bytes; ``boot`` is None for providers that boot nothing (``Feature.OWN_KERNEL``
-    may still be there, on a box that runs already).
+    ``memory`` is in bytes; ``boot`` is None for providers that boot nothing.
     """
 
     id: str
@@ -235,5 +234,16 @@ class Provider(Protocol):
     def on_stopped(self, callback: StoppedCallback) -> None:
         """Call ``callback(machine id, reason)`` in the event loop whenever a machine goes away by
         itself.
+        """
+        ...
+
+
+class Lasting(Protocol):
+    """Also implemented by providers whose machines keep files of ours when they are destroyed."""
+
+    async def forget(self, machine_id: str, *, abandon: bool = False) -> None:
+        """Removes them, and all that is known of the machine. Idempotent.
+
+        Raises when the machine can't be reached, unless it is to be abandoned.
         """
         ...

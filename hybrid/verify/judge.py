@@ -67,6 +67,7 @@ class Promise:
     memory: int = 0
     pids: int = 0
     allowed_probes: frozenset[str] = frozenset()
+    box: bool = False  # somebody's own machine, reached over the network
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,20 @@ def judge(
     checks: list[Check] = []
     if promise.own_kernel:
         checks.extend(_vm(host, facts, evidence, machine))
+    elif promise.box:
+        checks.append(_box(host, evidence))
     checks.extend(_container(promise, evidence))
     checks.extend(_probes(promise, probes))
     return checks
+
+
+def _box(host: HostFacts, evidence: ContainerEvidence) -> Check:
+    """On a box only the inner wall is promised: what is outside it is said, never taken for a wall of hybrid's."""
+    if evidence.boot_id and evidence.boot_id == host.boot_id:
+        which = f"THIS host's kernel {host.kernel}, boot {host.boot_id[:8]}"
+    else:
+        which = f"{evidence.kernel} boot {evidence.boot_id[:8]}; host {host.kernel} boot {host.boot_id[:8]}"
+    return Check("vm", "own kernel", True, f"not promised for a box: it runs {which}", relaxed=True)
 
 
 def _vm(

@@ -1,10 +1,12 @@
 """Boxes reached over SSH: the agent runs there, detached; the link goes through an SSH channel.
 
 ``create`` is told where the box is, checks its host key, puts the agent there and starts it, and
-remembers the box in its machine directory (``ssh.json``, ``known_hosts``); ``destroy`` takes the
-agent off it again. The agent and its containers outlive every connection; a lost one is made anew
-by the next ``connect``. A box never "stops" by itself as far as this provider can tell: when its
-agent was started anew, the agent's hello has another boot id.
+remembers the box in its machine directory (``ssh.json``, ``known_hosts``); ``destroy`` ends the
+agent with its containers and leaves their files; ``forget`` takes everything off the box again. The
+agent and its containers outlive every connection; a lost one is made anew by the next ``connect``.
+A box never "stops" by itself as far as this provider can tell: when its agent was started anew, the
+agent's hello has another boot id. The box is somebody's own machine: nothing is known or promised
+about what its kernel shares with whom, so ``Feature.OWN_KERNEL`` is not declared.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class SshProvider:
     """See the module. ``agent`` is the zip application to put on boxes."""
 
     name = "ssh"
-    features = frozenset({Feature.OWN_KERNEL, Feature.BLOBS})
+    features = frozenset({Feature.BLOBS})
 
     def __init__(
         self,
@@ -107,8 +109,8 @@ class SshProvider:
         """The agent runs on the box. Without ``request.remote`` it must be a box that is known.
 
         Forbidden for an unknown host key (unless accepted) or a changed one; Unsupported, with the
-        name of the package, when python3 or crun is missing. A box that was not known before is not
-        remembered on failure.
+        name of the package, when python3 or crun is missing. On failure a box that was not known
+        before is not remembered, and nothing is left on it.
         """
         if request.disks or request.nics or request.shares:
             raise Unsupported("a box reached over SSH takes no devices")
@@ -119,8 +121,6 @@ class SshProvider:
             if known is not None:
                 raise Conflict(f"machine {request.name} is {known.address} already")
             box = self._new(request.id, request.remote)
-        # From before a destroy: who the box was must not be forgotten because it can't be reached.
-        accepted = self._paths.machine(request.id).exists()
         try:
             async with box.lock:
                 connection = await self._connected(request.id, box)
@@ -129,8 +129,7 @@ class SshProvider:
             self._remember(request.id, box)
         except BaseException:
             if known is None:
-                await _close(box)
-            if known is None and not accepted:
+                await self._clean(box)
                 shutil.rmtree(self._paths.machine(request.id), ignore_errors=True)
             raise
 
@@ -167,10 +166,22 @@ class SshProvider:
         raise Unsupported("a box reached over SSH can't mount directories of this host")
 
     async def destroy(self, machine_id: str) -> None:
-        """Takes the agent off the box, with its containers, and forgets the box.
+        """Ends the agent with its containers. Their files stay on the box, and the box stays known.
 
-        A box that can't be reached is forgotten all the same. Its accepted host key stays in the
-        machine's directory: should the machine be created again, it must be the same box.
+        Unavailable or Forbidden when the box can't be reached: then they may run on.
+        """
+        box = self._boxes.get(machine_id)
+        if box is None:
+            return
+        async with box.lock:
+            await self._shut_down(box, await self._connected(machine_id, box))
+            await _close(box)
+
+    async def forget(self, machine_id: str, *, abandon: bool = False) -> None:
+        """Takes all off the box, ends its agent if it runs, and forgets the box and its host key.
+
+        When the box can't be reached: as for ``destroy``, and it stays known; with ``abandon`` it
+        is forgotten all the same. Idempotent.
         """
         box = self._boxes.get(machine_id)
         if box is None:
@@ -181,10 +192,12 @@ class SshProvider:
                 await self._shut_down(box, connection)
                 await provision.remove(connection, box.place)
             except HybridError as error:
+                if not abandon:
+                    raise
                 log.warning("%s is forgotten, but its agent may run on: %s", box.address, error)
             await _close(box)
             self._boxes.pop(machine_id, None)
-            (self._paths.machine(machine_id) / _RECORD).unlink(missing_ok=True)
+            shutil.rmtree(self._paths.machine(machine_id), ignore_errors=True)
 
     async def list(self) -> list[MachineStatus]:
         """All known boxes. They are taken to run: whether one answers, ``connect`` finds out."""
@@ -205,6 +218,14 @@ class SshProvider:
 
     def on_stopped(self, callback: StoppedCallback) -> None:
         """Never called: see the module."""
+
+    async def _clean(self, box: _Box) -> None:
+        """After a failed first try: what it may have brought to the box goes, if that is possible."""
+        if box.connection is not None and box.connection.alive:
+            with contextlib.suppress(HybridError):
+                await provision.stop(box.connection, box.place)
+                await provision.remove(box.connection, box.place)
+        await _close(box)
 
     # --- inside the box's lock --------------------------------------------------------------------
 

@@ -80,8 +80,12 @@ async def test_a_known_box(provider: SshProvider, box, place: Path) -> None:
     (status,) = await provider.list()
     assert status.id == ID and status.details == {"address": box.url, "connected": "true"}
     await provider.destroy(ID)
+    assert (place / "remote" / ID[:12] / "state").is_dir(), "the containers' files stay"
+    assert not (place / "remote" / ID[:12] / "pid").exists()
+    await provider.forget(ID)
     assert await provider.list() == []
     assert not list((place / "remote").iterdir())
+    await provider.forget(ID)
     with pytest.raises(NotFound):
         await provider.connect(ID)
 
@@ -286,8 +290,14 @@ async def test_made_again_it_must_be_the_same_box(provider: SshProvider, box) ->
         await add(provider, box.url, accept_host_key=True)
     box.new_host_key()
     box.start()
-    with pytest.raises(Forbidden, match="CHANGED"):
-        await add(provider, box.url, accept_host_key=True)
+    for again in (
+        lambda: add(provider, box.url, accept_host_key=True),
+        lambda: provider.forget(ID),
+    ):
+        with pytest.raises(Forbidden, match="CHANGED"):
+            await again()
+    await provider.forget(ID, abandon=True)
+    await add(provider, box.url, accept_host_key=True)
 
 
 async def test_ssh_config_names_host_user_port_and_key(provider: SshProvider, box) -> None:
