@@ -153,6 +153,9 @@ class Service:
         return m.Empty()
 
     async def _start_exec(self, request: m.StartExec, connection: Connection) -> m.Started:
+        if request.stream:
+            process = self._process(request.container, request.exec)
+            process.read_output(connection.stream(request.stream), 0)
         if request.container:
             return await self._containers.start_exec(
                 self._containers.get(request.container), request.exec

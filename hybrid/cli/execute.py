@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from typing import Annotated
 
@@ -11,12 +10,12 @@ import typer
 from hybrid.cli import tty as terminal
 from hybrid.cli.app import new, verb
 from hybrid.cli.connect import complete_running, engine
+from hybrid.cli.conversation import converse, exec_body, parse_keys, usable_terminal
 from hybrid.cli.flags import Surroundings, environment
 from hybrid.cli.follow import finished
-from hybrid.cli.main import USAGE, fail
-from hybrid.cli.session import DEFAULT_DETACH_KEYS, DetachKeys, Session
-from hybrid.client.engine import Engine, Json
-from hybrid.errors import Conflict, InvalidInput
+from hybrid.cli.main import fail
+from hybrid.cli.session import DEFAULT_DETACH_KEYS, Session
+from hybrid.errors import Conflict
 
 app = new()
 
@@ -72,52 +71,6 @@ def execute(
     if not usable_terminal(interactive, tty):
         return fail("the input device is not a TTY")
     return converse(client, client.create_exec(name, body), body, parse_keys(detach_keys))
-
-
-def exec_body(command: list[str], *, interactive: bool, tty: bool, detach_keys: str) -> Json:
-    """The part of an exec request that all execs have."""
-    return {
-        "Cmd": command,
-        "AttachStdin": interactive,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Tty": tty,
-        "DetachKeys": detach_keys,
-    }
-
-
-def usable_terminal(interactive: bool, tty: bool) -> bool:
-    """False when -it is asked for and stdin is no terminal."""
-    return not (interactive and tty) or os.isatty(terminal.STDIN)
-
-
-def parse_keys(text: str) -> DetachKeys:
-    try:
-        return DetachKeys(text)
-    except ValueError as error:
-        raise InvalidInput(str(error)) from error
-
-
-def converse(client: Engine, exec_id: str, body: Json, keys: DetachKeys) -> int:
-    """Starts the exec and stays with it to its end; its exit code."""
-    start: Json = {"Detach": False, "Tty": body["Tty"]}
-    if body["Tty"]:
-        start["ConsoleSize"] = list(terminal.size())
-    with closing(client.start_exec(exec_id, start)) as stream:
-        ended = Session(
-            stream,
-            tty=body["Tty"],
-            stdin=body["AttachStdin"],
-            resize=lambda rows, columns: client.resize_exec(exec_id, rows, columns),
-            keys=keys,
-        ).run()
-    if ended.detached:
-        print()
-        return 0
-    if ended.signal:
-        return 128 + ended.signal
-    code = client.exec(exec_id).get("ExitCode")
-    return USAGE if code is None else int(code)
 
 
 @verb(app, "attach", "hybrid attach web", "hybrid attach --no-stdin web")

@@ -12,7 +12,7 @@ from hybrid.cli import format
 from hybrid.cli.app import new, verb
 from hybrid.cli.connect import complete_machine, engine
 from hybrid.cli.containers import Format, Quiet, emit, show_objects
-from hybrid.cli.execute import converse, exec_body, parse_keys, usable_terminal
+from hybrid.cli.conversation import converse, exec_body, parse_keys, usable_terminal
 from hybrid.cli.lifecycle import each
 from hybrid.cli.main import fail
 from hybrid.cli.progress import progress

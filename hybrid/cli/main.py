@@ -18,6 +18,11 @@ def run() -> int:
         print(line())
         return 0
     try:
+        if "exec" in arguments:
+            from hybrid.cli import express
+
+            if (code := express.execute(arguments)) is not None:
+                return code
         return _dispatch(arguments)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours. Python would

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from hybrid.engine import names
 from hybrid.engine.attach import Input
@@ -23,6 +23,7 @@ from hybrid.engine.live import Container
 from hybrid.engine.machine import Machine, settle
 from hybrid.engine.store import Store
 from hybrid.errors import Conflict, HybridError, InvalidInput, NotFound
+from hybrid.link.client import LinkStream
 from hybrid.policy.process import DEFAULT_PATH, ExecRequest, exec_process
 from hybrid.wire import journal
 from hybrid.wire.messages import (
@@ -30,9 +31,9 @@ from hybrid.wire.messages import (
     CreateExec,
     Delete,
     ProcessState,
-    ReadOutput,
     Resize,
     Signal,
+    Started,
     StartExec,
 )
 
@@ -78,18 +79,18 @@ class Exec:
         self.record = record
         self.machine = machine
         self.ended = asyncio.Event()
+        self._stream: LinkStream | None = None
 
     def __repr__(self) -> str:
         state = "running" if self.record.running else f"exit code {self.record.exit_code}"
         return f"<Exec {self.record.id[:12]} {state}>"
 
     async def output(self) -> AsyncIterator[list[journal.Record]]:
-        """Everything that it writes, in batches, until its end."""
-        record, client = self.record, await self.machine.client()
+        """Everything that it writes, in batches, until its end. Once, after ``begin``."""
+        record, client, stream = self.record, await self.machine.client(), self._stream
+        assert stream is not None
         parser, place, acknowledged = journal.Parser(), 0, 0
-        stream = client.open()
         try:
-            await client.call(ReadOutput(record.container, stream.id, exec=record.id))
             while data := await stream.read(CHUNK):
                 place += len(data)
                 if records := list(parser.feed(data)):
@@ -99,6 +100,28 @@ class Exec:
                     await client.call(AckOutput(record.container, acknowledged, record.id))
         finally:
             await stream.reset()
+
+    async def begin(self, *, attached: bool) -> Started:
+        """Makes it run in the machine: all is asked at once, for an answer takes long on a slow machine."""
+        record, client = self.record, await self.machine.client()
+        stream = client.open() if attached else None
+        try:
+            create = CreateExec(
+                record.container, record.id, record.process, record.spec.attach_stdin
+            )
+            start = StartExec(record.container, record.id, stream.id if stream else 0)
+            created, started = await asyncio.gather(
+                client.call(create), client.call(start), return_exceptions=True
+            )
+            for answer in (created, started):
+                if isinstance(answer, BaseException):
+                    raise answer
+        except BaseException:
+            if stream is not None:
+                await stream.reset()
+            raise
+        self._stream = stream
+        return cast(Started, started)
 
     def input(self) -> Input:
         async def ready() -> Machine:
@@ -180,7 +203,9 @@ class Execs:
         self._save(made)
         return made
 
-    async def start(self, one: Exec, *, size: tuple[int, int] | None = None) -> None:
+    async def start(
+        self, one: Exec, *, size: tuple[int, int] | None = None, attached: bool = True
+    ) -> None:
         """Runs it; its output waits for ``Exec.output``. The error's text says why a command cannot be run."""
         record = one.record
         if record.started:
@@ -191,10 +216,7 @@ class Execs:
         if size and all(size) and record.spec.tty:
             record.process["consoleSize"] = {"height": size[0], "width": size[1]}
         try:
-            await one.machine.call(
-                CreateExec(record.container, record.id, record.process, record.spec.attach_stdin)
-            )
-            started = await one.machine.call(StartExec(record.container, record.id))
+            started = await one.begin(attached=attached)
         except BaseException as error:
             text = error.message if isinstance(error, HybridError) else str(error)
             self._over(one, 127 if "no such file" in text or "not found" in text else 126)
@@ -248,8 +270,9 @@ class Execs:
     def process_exited(self, machine: Machine, state: ProcessState) -> None:
         one = self._execs.get(state.exec)
         if one is None:
-            self._background(settle(machine.call(Delete(state.container, state.exec))))
-        elif one.record.running:
+            if machine.may_report_stranger():
+                self._background(settle(machine.call(Delete(state.container, state.exec))))
+        elif one.machine is machine and one.record.running:
             self._over(one, state.exit_code)
             self._announce(one, "exec_die", {"exitCode": str(state.exit_code)})
 

@@ -199,8 +199,12 @@ class CreateExec(Request["Empty"]):
 
 @value
 class StartExec(Request["Started"]):
+    """``stream`` gets its output from the first byte on, as ``ReadOutput`` would; 0: nothing reads it
+    yet."""
+
     container: str
     exec: str
+    stream: int = 0
 
 
 @value

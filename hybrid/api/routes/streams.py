@@ -161,7 +161,7 @@ async def start_exec(request: web.Request) -> web.StreamResponse:
         await engine.execs.start(one)  # raises: it has run already
     where = tuple(size) if isinstance(size, list) and len(size) == 2 else None
     if detach:
-        await engine.execs.start(one, size=where)
+        await engine.execs.start(one, size=where, attached=False)
         engine.execs.detach(one)
         return empty(200)
     keys = DetachKeys.parse(one.record.spec.detach_keys)
