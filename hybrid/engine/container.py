@@ -264,7 +264,6 @@ class Record:
     remove_volumes: bool = False  # with the container go its anonymous volumes
     machine: str = ""  # machine id while it has one
     kept: str = ""  # the box that keeps the container's changes between its runs
-    kept: str = ""  # the box that keeps the container's changes between its runs
     provider: str = ""
     kernel: str = ""
     id_base: int = 0  # first id of the user-namespace range in its machine; 0: none
