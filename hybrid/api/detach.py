@@ -20,7 +20,7 @@ class DetachKeys:
 
     def __init__(self, sequence: bytes) -> None:
         self._sequence = sequence
-        self._matched = 0
+        self._held = b""
 
     @classmethod
     def parse(cls, text: str) -> DetachKeys:
@@ -39,14 +39,11 @@ class DetachKeys:
         """What the process gets of ``data``, and whether the sequence is complete."""
         passed = bytearray()
         for byte in data:
-            if byte == self._sequence[self._matched]:
-                self._matched += 1
-                if self._matched == len(self._sequence):
-                    self._matched = 0
-                    return bytes(passed), True
-                continue
-            passed += self._sequence[: self._matched]
-            self._matched = 1 if byte == self._sequence[0] else 0
-            if not self._matched:
-                passed.append(byte)
+            self._held += bytes([byte])
+            while not self._sequence.startswith(self._held):
+                passed.append(self._held[0])
+                self._held = self._held[1:]
+            if self._held == self._sequence:
+                self._held = b""
+                return bytes(passed), True
         return bytes(passed), False

@@ -66,4 +66,6 @@ async def _remove_stale(path: Path) -> None:
         path.unlink()
         return
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     raise Conflict(f"cannot listen on {path}: a daemon listens there already")

@@ -1,0 +1,54 @@
+"""The daemon's configuration and listeners."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hybrid.daemon import config, listeners
+from hybrid.errors import Conflict, InvalidInput, Unsupported
+
+
+def test_without_a_file_all_is_default(tmp_path: Path) -> None:
+    assert config.load(tmp_path / "daemon.yaml") == config.Config()
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    (tmp_path / "daemon.yaml").write_text("writable_size: 1g\naccelerator: tcg\n")
+    loaded = config.load(tmp_path / "daemon.yaml")
+    assert (loaded.writable_size, loaded.accelerator) == (1 << 30, "tcg")
+
+
+@pytest.mark.parametrize("text", ["nope: 1", "accelerator: fast", "writable_size: 1", "[", "- a"])
+def test_a_bad_file_names_the_field(tmp_path: Path, text: str) -> None:
+    (tmp_path / "daemon.yaml").write_text(text)
+    with pytest.raises(InvalidInput, match=r"daemon\.yaml"):
+        config.load(tmp_path / "daemon.yaml")
+
+
+def test_hosts() -> None:
+    assert listeners.parse("unix:///run/x.sock") == Path("/run/x.sock")
+    with pytest.raises(Unsupported, match="TLS"):
+        listeners.parse("tcp://0.0.0.0:2375")
+    for bad in ("", "/run/x", "unix://x", "http://x", "unix:///" + "x" * 200):
+        with pytest.raises(InvalidInput):
+            listeners.parse(bad)
+
+
+async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    server = await listeners.listen(path, Hangup)
+    assert path.stat().st_mode & 0o777 == 0o660
+    with pytest.raises(Conflict, match="listens there already"):
+        await listeners.listen(path, Hangup)
+    server.close()
+    again = await listeners.listen(path, Hangup)
+    again.close()
+    await asyncio.sleep(0.01)
+
+
+class Hangup(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
