@@ -15,6 +15,8 @@ from hybrid.errors import Unavailable
 
 _PORTS = Path("/sys/class/virtio-ports")
 _WAIT = 30.0
+_LAST_RESERVED = 1023  # LAST_RESERVED_PORT in net/vmw_vsock/af_vsock.c
+_NO_MORE = 0.1  # seconds until a connection is tried that could not be accepted
 _LOOK_AGAIN = (
     1.0  # seconds; the kernel tells of a host that is back, this is for the case that it did not
 )
@@ -114,11 +116,14 @@ async def open_serial(name: str) -> SerialStream:
 
 
 async def accept_vsock(port: int, peer: int) -> AsyncIterator[SocketStream]:
-    """Connections to a vsock port from the address ``peer``; others (a container's, over loopback) are closed."""
+    """Connections to a vsock port from the address ``peer`` and a reserved port, which only root there may use.
+
+    Others are closed: those of a container, over loopback, and those of some user of the host.
+    """
     with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
         listener.bind((socket.VMADDR_CID_ANY, port))
         async for connected, address in _accept(listener):
-            if address[0] == peer:
+            if address[0] == peer and address[1] <= _LAST_RESERVED:
                 yield SocketStream(connected, f"vsock connection from {address[0]}:{address[1]}")
             else:
                 connected.close()
@@ -149,4 +154,9 @@ async def _accept(listener: socket.socket) -> AsyncIterator[tuple[socket.socket,
     listener.listen(8)
     listener.setblocking(False)
     while True:
-        yield await asyncio.get_running_loop().sock_accept(listener)
+        try:
+            accepted = await asyncio.get_running_loop().sock_accept(listener)
+        except OSError:  # aborted by the peer, or no descriptor is free: no reason to end the agent
+            await asyncio.sleep(_NO_MORE)
+            continue
+        yield accepted

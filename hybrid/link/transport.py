@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 
 from hybrid.errors import Unavailable
 from hybrid.wire.session import ByteStream
@@ -53,13 +54,22 @@ class SocketTransport:
 
 
 async def connect_socket(
-    family: socket.AddressFamily, address: str | tuple[int, int], name: str, *, resync: bool = False
+    family: socket.AddressFamily,
+    address: str | tuple[int, int],
+    name: str,
+    *,
+    resync: bool = False,
+    prepare: Callable[[socket.socket], None] = lambda new: None,
 ) -> SocketTransport:
     """A transport over a new connection to ``address``; Unavailable, with ``name``, if nothing
-    listens there."""
-    new = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listens there. ``prepare`` gets the socket before it connects."""
+    try:
+        new = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    except OSError as error:  # a family that this kernel does not have
+        raise Unavailable(f"{name}: {error.strerror or error}") from error
     try:
         new.setblocking(False)
+        prepare(new)
         await asyncio.get_running_loop().sock_connect(new, address)
     except OSError as error:
         new.close()

@@ -21,7 +21,7 @@ from .conftest import run
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
 INSIDE = """
-import asyncio, base64, hashlib, json, os, subprocess, sys
+import asyncio, base64, hashlib, json, os, socket, subprocess, sys
 open("/run/link.zip", "wb").write(base64.b64decode(sys.stdin.buffer.read()))
 sys.path.insert(0, "/run/link.zip")
 from hybrid.errors import Unavailable
@@ -60,9 +60,14 @@ async def main():
             total += sum(len(record.data) for record in parser.feed(data))
             offset += len(data)
             await again.call(AckOutput("", offset, "zeros"))
-        same = first.hello.boot == again.hello.boot
+        with socket.socket(socket.AF_VSOCK) as anybody:  # from a port that needs no rights
+            anybody.settimeout(30)
+            anybody.connect((vsock.LOCAL, vsock.PORT))
+            refused = anybody.recv(1) == b""
+        same = first.hello.boot == again.hello.boot and not again.closed
         await again.close()
-        print(json.dumps({"kernel": facts.kernel, "bytes": total, "same": same, "first": first.reason}))
+        answer = {"kernel": facts.kernel, "bytes": total, "same": same, "first": first.reason}
+        print(json.dumps(answer | {"stranger refused": refused}))
     finally:
         agent.kill()
 
@@ -88,4 +93,5 @@ async def test_an_agent_is_reached_over_vsock(client: AgentClient) -> None:
         "bytes": 4 << 20,
         "same": True,
         "first": "the other end is gone",
+        "stranger refused": True,
     }, output.decode()
