@@ -183,10 +183,6 @@ class Hypervisor:
         with self._reaper.active():
             await self._on_domain(name, f"destroy {name}", lambda domain: domain.destroy())
 
-    def reap_orphans(self) -> None:
-        """Reaps QEMUs that died outside any call."""
-        self._reaper.reap_all()
-
     async def settled(self) -> None:
         """Returns when all domains that outlived an earlier owner can be used or have turned out
         dead.

@@ -3,7 +3,8 @@
 /dev/kvm may exist, open and take ioctls while a stock kernel still hangs under it (nested and
 para-virtualised clouds). So the guest kernel itself is booted under KVM, without a root file
 system: it must get as far as missing that, panic, and so end QEMU, before a deadline. The answer is
-kept in the run directory beside the host's boot id.
+kept in the run directory beside the host's boot id, unless QEMU did not even start: that (no program,
+no memory, KVM held by another hypervisor) may change, and is asked again quickly.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ _CONSOLES = {"x86_64": "ttyS0", "aarch64": "ttyAMA0"}
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether guests can run under KVM, and why not."""
+    """Whether guests can run under KVM, and why not. ``lasting``: as long as the host is up."""
 
     usable: bool
     reason: str
+    lasting: bool = True
 
 
 def qemu(arch: str) -> str:
@@ -73,9 +75,10 @@ async def probe(
     answer = remembered(cache)
     if answer is None:
         answer = await _ask(kernel, arch, deadline)
-        cache.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-        stored = asdict(answer) | {"boot_id": _BOOT_ID.read_text().strip()}
-        cache.write_text(json.dumps(stored))
+        if answer.lasting:
+            cache.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
+            stored = asdict(answer) | {"boot_id": _BOOT_ID.read_text().strip()}
+            cache.write_text(json.dumps(stored))
     return answer
 
 
@@ -85,7 +88,8 @@ def group(device: Path = DEVICE) -> int | None:
         found = device.stat()
     except FileNotFoundError:
         return None
-    return found.st_gid if found.st_mode & 0o066 == 0o060 else None
+    anybody, members = found.st_mode & 0o006 == 0o006, found.st_mode & 0o060 == 0o060
+    return found.st_gid if members and not anybody else None
 
 
 def _refusal(device: Path) -> str | None:
@@ -105,7 +109,7 @@ def _refusal(device: Path) -> str | None:
 async def _ask(kernel: Path, arch: str, deadline: float) -> Answer:
     program = shutil.which(qemu(arch))
     if program is None:
-        return Answer(False, f"{qemu(arch)} is not installed")
+        return Answer(False, f"{qemu(arch)} is not installed", lasting=False)
     return await _boot(probe_command(program, arch, kernel), deadline)
 
 
@@ -128,4 +132,4 @@ async def _boot(command: list[str], deadline: float) -> Answer:
     if _PANICKED in output:
         return Answer(True, "")
     last = (output.decode(errors="replace").strip().splitlines() or ["no output"])[-1]
-    return Answer(False, f"a guest does not boot under KVM here: {last[:200]}")
+    return Answer(False, f"a guest does not boot under KVM here: {last[:200]}", lasting=False)

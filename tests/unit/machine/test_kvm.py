@@ -51,6 +51,8 @@ async def test_a_kernel_that_hangs_does_not(
     answer = await ask(tmp_path, device, deadline=0.2)
     assert time.monotonic() - started < 5
     assert answer == Answer(False, "a guest kernel hangs under KVM here (no end within 0.2 s)")
+    monkeypatch.setenv("PATH", str(tmp_path))  # that is remembered
+    assert await ask(tmp_path, device) == answer
 
 
 async def test_what_qemu_says_is_the_reason(
@@ -60,6 +62,9 @@ async def test_what_qemu_says_is_the_reason(
     answer = await ask(tmp_path, device)
     assert not answer.usable
     assert answer.reason.endswith("failed to initialize kvm: Invalid argument")
+    # Another hypervisor may have let go of KVM the next time.
+    (tmp_path / "bin" / kvm.qemu(ARCH)).write_text("#!/bin/sh\necho 'Kernel panic'\n")
+    assert (await ask(tmp_path, device)).usable
 
 
 async def test_no_device(tmp_path: Path) -> None:
@@ -70,6 +75,8 @@ async def test_no_device(tmp_path: Path) -> None:
 async def test_no_qemu(tmp_path: Path, device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert (await ask(tmp_path, device)).reason == "qemu-system-x86_64 is not installed"
+    install(tmp_path, monkeypatch, "echo 'Kernel panic'")
+    assert (await ask(tmp_path, device)).usable
 
 
 async def test_the_answer_is_remembered_until_the_host_reboots(
@@ -86,7 +93,13 @@ async def test_the_answer_is_remembered_until_the_host_reboots(
 
 @pytest.mark.parametrize(
     ("mode", "usable", "group"),
-    [(0o600, False, False), (0o640, False, False), (0o660, True, True), (0o666, True, False)],
+    [
+        (0o600, False, False),
+        (0o640, False, False),
+        (0o660, True, True),
+        (0o664, True, True),
+        (0o666, True, False),
+    ],
 )
 async def test_guests_must_be_able_to_open_the_device(
     tmp_path: Path,
