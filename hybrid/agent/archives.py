@@ -124,7 +124,9 @@ def put(
                             continue
                         _extract(archive, member, target, keep_kind, owner)
                         if member.isdir():
-                            times.append((posixpath.join(target, member.name), member.mtime))
+                            times.append(
+                                (posixpath.join(target, _inside(member.name)), member.mtime)
+                            )
             except tarfile.TarError as error:
                 raise InvalidInput(f"the archive cannot be read: {error}") from error
             while pipe.read(_BUFFER):  # what follows the end of the archive

@@ -43,12 +43,13 @@ class Ring:
         self._buffer += pack(time.time_ns(), stream, data)
 
     def acknowledge(self, offset: int) -> None:
-        """Forgets what lies before ``offset``."""
+        """Forgets the whole records before ``offset``."""
         if offset > self.end:
             raise InvalidInput(f"output offset {offset} is beyond the end, {self.end}")
-        if offset > self.start:
-            del self._buffer[: offset - self.start]
-            self.start = offset
+        position = 0
+        while (after := self._after(position)) <= offset - self.start:
+            position = after
+        self._forget(position)
 
     def read(self, offset: int, size: int) -> tuple[bytes, int]:
         """At most ``size`` bytes from ``offset`` and the offset after them; a marker first where some are gone."""
@@ -63,6 +64,15 @@ class Ring:
     def _drop(self, excess: int) -> None:
         position = 0
         while position < excess:
-            position += HEADER.size + HEADER.unpack_from(self._buffer, position)[2]
-        del self._buffer[:position]
-        self.start += position
+            position = self._after(position)
+        self._forget(position)
+
+    def _after(self, position: int) -> int:
+        """Where the record at ``position`` ends; beyond the buffer if there is none."""
+        if position == len(self._buffer):
+            return position + 1
+        return position + HEADER.size + int(HEADER.unpack_from(self._buffer, position)[2])
+
+    def _forget(self, size: int) -> None:
+        del self._buffer[:size]
+        self.start += size

@@ -38,7 +38,7 @@ def parse(text: str, additional: Sequence[object], passwd: str, group: Callable[
     if user is None:
         if number is None:
             raise InvalidInput(f"unable to find user {name}: no matching entries in passwd file")
-        user = next((e for e in entries if _number(e[2]) == number), None)
+        user = next((e for e in entries if _digits(e[2]) == number), None)
     uid = _number(user[2]) if user else number
     gid = _number(user[3]) if user else 0
     groups = list(_records(group(), 4)) if group_name or additional or user else []
@@ -81,11 +81,13 @@ def _records(text: str, size: int) -> Iterator[list[str]]:
             yield (fields + [""] * size)[:size]
 
 
+def _digits(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else None
+
+
 def _number(text: str) -> int | None:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 10):
-        return None
-    number = int(text)
-    if number > _LARGEST_ID:
+    number = _digits(text)
+    if number is not None and number > _LARGEST_ID:
         raise InvalidInput(f"id {number} is out of range (0 … {_LARGEST_ID})")
     return number
 

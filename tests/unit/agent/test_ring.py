@@ -60,3 +60,15 @@ def test_the_marker_counts_exactly_what_was_dropped(pieces: list[bytes]) -> None
     assert ring.start + kept == ring.end == sum(HEADER.size + len(piece) for piece in pieces)
     assert kept <= 200
     assert [record.data for record in records] == pieces[len(pieces) - len(records) :]
+
+
+def test_an_acknowledgement_inside_a_record_keeps_that_record() -> None:
+    ring = Ring(limit=3 * (HEADER.size + 10))
+    for _ in range(3):
+        ring.append(1, b"0123456789")
+    ring.acknowledge(HEADER.size + 15)
+    assert ring.start == HEADER.size + 10
+    for piece in (b"abcdefghij", b"klmnopqrst"):
+        ring.append(1, piece)
+    assert [record.data for record in read_all(ring, ring.start)][-1] == b"klmnopqrst"
+    assert ring.end == 5 * (HEADER.size + 10)

@@ -14,6 +14,7 @@ PASSWD = """root:x:0:0:root:/root:/bin/sh
 # a comment
 ann:x:1000:1001::/home/ann:/bin/sh
 broken:x:abc
+nfsnobody:x:4294967294:4294967294::/:/bin/false
 1234:x:77:78::/named:/bin/sh
 """
 GROUP = """root:x:0:
