@@ -19,6 +19,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 OWN_RUN = {"hybrid.sock", "daemon.pid", "kvm.json", "agent", "m", "net", "libvirt"}
 OWN_AGENT = {"log", "pid", "agent.sock", "state"}
 ID_IN_PATH = 12
+ID_IN_LIBVIRT = 4
 
 
 class Known:
@@ -79,6 +80,8 @@ def _processes(live: LiveDaemon, known: Known) -> Iterator[str]:
         if "dnsmasq" in line and any(one in line for one in known.networks):
             continue
         if any(one[:ID_IN_PATH] in line for one in machines):
+            continue
+        if machines and "--shared-dir=" in line:
             continue
         yield f"process {pid}: {line[:200]}"
     yield from _agent_children(live, known)
@@ -194,7 +197,8 @@ def _root_files(live: LiveDaemon, known: Known) -> Iterator[str]:
     domains = {one for one, status in known.machines.items() if status == "running"}
     for pattern in ("log/qemu/*", "run/qemu/hybrid-*", "etc/qemu/*.xml", "lib/qemu/domain-*"):
         for entry in (root / "libvirt").glob(pattern):
-            if not any(one[:ID_IN_PATH] in entry.name for one in domains):
+            # libvirt itself shortens the last.
+            if not any(one[:ID_IN_LIBVIRT] in entry.name for one in domains):
                 yield f"libvirt's {entry}"
 
 

@@ -43,6 +43,12 @@ def _dispatch(arguments: list[str]) -> int:
         return _usage_error(error)
     except HybridError as error:
         return fail(error.message)
+    except BrokenPipeError:
+        raise
+    except PermissionError as error:
+        return fail(f"no permission on {error.filename}: use sudo")
+    except OSError as error:
+        return fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except typer.Abort:
         return fail("aborted")
     except KeyboardInterrupt:

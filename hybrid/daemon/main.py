@@ -23,7 +23,7 @@ from hybrid.api import app as api
 from hybrid.api.stream import front_factory
 from hybrid.daemon import config as configuration
 from hybrid.daemon import listeners, wiring
-from hybrid.errors import Conflict, HybridError
+from hybrid.errors import Conflict, Forbidden, HybridError
 from hybrid.machine import orphans
 from hybrid.paths import Paths
 
@@ -50,6 +50,8 @@ def _escaped(text: str) -> str:
 
 def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. HybridError if it cannot start."""
+    if os.geteuid():
+        raise Forbidden("the daemon needs root: use 'sudo hybrid daemon'")
     paths = Paths.of(root)
     paths.root.mkdir(parents=True, exist_ok=True, mode=0o711)
     paths.run.mkdir(parents=True, exist_ok=True, mode=0o711)

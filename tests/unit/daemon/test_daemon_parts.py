@@ -28,6 +28,22 @@ def test_a_bad_file_names_the_field(tmp_path: Path, text: str) -> None:
         config.load(tmp_path / "daemon.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nope: 1", "unknown key 'nope'; there are: accelerator, "),
+        ("writable_size: 3x", "writable_size: invalid size: '3x'"),
+        ("policy: [", "line 2: not YAML: "),
+        ("- a", "not a mapping"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "daemon.yaml").write_text(text + "\n")
+    with pytest.raises(InvalidInput) as caught:
+        config.load(tmp_path / "daemon.yaml")
+    assert f"daemon.yaml: {said}" in caught.value.message and "\n" not in caught.value.message
+
+
 def test_hosts() -> None:
     assert listeners.parse("unix:///run/x.sock") == Path("/run/x.sock")
     with pytest.raises(Unsupported, match="TLS"):
