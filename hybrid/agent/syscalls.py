@@ -29,7 +29,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_IDMAP = 0x1, 0x00100000
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 
 # include/uapi/linux/openat2.h
-RESOLVE_NO_MAGICLINKS, RESOLVE_IN_ROOT = 0x02, 0x10
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_IN_ROOT = 0x02, 0x04, 0x10
 
 # include/uapi/linux/prctl.h, securebits.h
 _PR_SET_PDEATHSIG, _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 1, 27, 28
@@ -89,6 +89,12 @@ def open_in_root(root: int, path: str, flags: int, mode: int = 0) -> int:
     """``openat2(2)``: ``path`` as a process whose root is ``root`` would see it; nothing leads out of it."""
     how = struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
     return _check(_libc.syscall(_OPENAT2, root, os.fsencode(path), how, len(how)), path)
+
+
+def open_plain(path: str, flags: int) -> int:
+    """``openat2(2)`` of an absolute path in which no symlink is followed (ELOOP if there is one)."""
+    how = struct.pack("=QQQ", flags | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    return _check(_libc.syscall(_OPENAT2, -100, os.fsencode(path), how, len(how)), path)
 
 
 def unshare(flags: int) -> None:

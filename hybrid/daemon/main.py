@@ -23,7 +23,7 @@ from hybrid.api import app as api
 from hybrid.api.stream import front_factory
 from hybrid.daemon import config as configuration
 from hybrid.daemon import listeners, wiring
-from hybrid.errors import Conflict, Forbidden, HybridError
+from hybrid.errors import Conflict, Forbidden, HybridError, Unavailable
 from hybrid.machine import orphans
 from hybrid.paths import Paths
 
@@ -32,6 +32,8 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 SHUTDOWN_TIMEOUT = 2.0
 NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
+# What it logs beside our own middleware is what clients send that is no HTTP, with a traceback each.
+QUIET = ("aiohttp.server",)
 
 
 class PlainFormatter(logging.Formatter):
@@ -61,10 +63,16 @@ def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) ->
     logging.basicConfig(handlers=[handler], level=(log_level or config.log_level).upper())
     for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for quiet in QUIET:
+        logging.getLogger(quiet).setLevel(logging.CRITICAL)
     sockets = [listeners.parse(host) for host in hosts] or [paths.socket]
     with _locked(paths.pid_file):
         _become_subreaper()
-        asyncio.run(_serve(paths, config, sockets))
+        try:
+            asyncio.run(_serve(paths, config, sockets))
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            raise Unavailable(f"the daemon of {paths.root} cannot go on: {what}") from error
     return 0
 
 

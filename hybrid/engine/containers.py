@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -31,7 +32,7 @@ from hybrid.errors import (
     Unsupported,
 )
 from hybrid.image.config import ImageConfig
-from hybrid.paths import Paths
+from hybrid.paths import DEFAULT_RUN, Paths
 from hybrid.policy import isolation as isolations
 from hybrid.policy import mounts as mount_rules
 from hybrid.policy import profile as profiles
@@ -160,8 +161,12 @@ class Containers:
                 if mount.kind == "volume":
                     self._volumes.create(mount.source, anonymous=mount.anonymous)
         except BaseException:
-            record.remove_volumes = True
-            await self._remove_ended(container)
+            del self._containers[record.id], self._names[record.name]
+            for mount in spec.mounts:
+                if mount.anonymous:
+                    await self._remove_volume(mount.source, record)
+            with contextlib.suppress(HybridError):
+                self._store.delete("container", record.id)
             raise
         self.publish(record, "create", {})
         return container, warnings
@@ -214,17 +219,28 @@ class Containers:
         for mount in record.spec.mounts:
             if mount.kind == "bind":
                 self._check_bind(mount, profile)
-        return runtime_spec.warnings(request)
+        found = runtime_spec.warnings(request)
+        box = self.launcher.box(record.spec.isolation)
+        return [boxes.warning(box), *found] if box else found
 
     def _check_bind(self, mount: Mount, profile: profiles.Profile) -> None:
         """The source is looked up now and held to: what is checked is what will be served."""
         source = Path(mount.source)
         if not source.is_absolute():
             raise InvalidInput(f"invalid mount path: '{mount.source}' mount path must be absolute")
-        own = [str(self._paths.root), str(self._paths.run)]
-        profiles.check_source(profile, str(source.resolve()), own)
-        if not source.exists():
-            if not mount.create_source:
+        try:
+            resolved = source.resolve()
+            exists = source.exists()
+        except (OSError, RuntimeError, ValueError) as error:  # too long, or symlinks in a circle
+            reason = error.strerror if isinstance(error, OSError) else "it cannot be resolved"
+            raise InvalidInput(f"invalid mount source {mount.source[:200]!r}: {reason}") from error
+        # Of every instance: whoever talks to a daemon has its rights.
+        runs = [str(path) for path in DEFAULT_RUN.parent.glob(f"{DEFAULT_RUN.name}*")]
+        own = [str(self._paths.root), str(self._paths.run), *runs]
+        profiles.check_source(profile, str(resolved), own)
+        if not exists:
+            # Only root gets directories made: they are made with the daemon's rights.
+            if not mount.create_source or mount.uid != 0:
                 raise InvalidInput(
                     'invalid mount config for type "bind": bind source path does not exist: '
                     + mount.source
@@ -516,9 +532,9 @@ class Containers:
             await asyncio.to_thread(
                 shutil.rmtree, self._paths.container(record.id), ignore_errors=True
             )
+            self._store.delete("container", record.id)
             del self._containers[record.id]
             self._names.pop(record.name, None)
-            self._store.delete("container", record.id)
         self.publish(record, "destroy", {})
         await self.launcher.retain(record.kept)
         container.tell_removal()

@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 CONNECT_TIMEOUT = 30.0
 RECONNECT_PATIENCE = 30.0
+FIRST_DELAY, LAST_DELAY = 0.05, 5.0  # seconds between tries to make the link again
+STEADY = 10.0  # a link that held so long was a good one
+MAX_STRANGERS = 256  # exits of unknown processes that are seen to on one link
+FACT_MAX = 256  # characters of what a guest says about itself
 ID_RANGE = 65536
 ENTROPY_BYTES = 64
 
@@ -115,6 +119,9 @@ class Machine:
         self._keeper: asyncio.Task[None] | None = None
         self._may_heal = asyncio.Event()
         self._may_heal.set()
+        self._strangers = 0
+        self._delay = FIRST_DELAY
+        self._linked_at = 0.0
 
     def __repr__(self) -> str:
         link = "linked" if self._linked.is_set() else "no link"
@@ -146,6 +153,7 @@ class Machine:
             await client.close()
             raise
         self._client = client
+        self._strangers, self._linked_at = 0, time.monotonic()
         self._linked.set()
 
     async def _configure(self, client: AgentClient) -> None:
@@ -159,9 +167,9 @@ class Machine:
                 lock_down=ours,
             )
         )
-        self.record.kernel = self.facts.kernel
-        self.record.boot_id = self.facts.boot_id
-        self.record.agent_boot = client.hello.boot
+        self.record.kernel = self.facts.kernel[:FACT_MAX]
+        self.record.boot_id = self.facts.boot_id[:FACT_MAX]
+        self.record.agent_boot = client.hello.boot[:FACT_MAX]
 
     def keep(self, listener: Listener) -> None:
         """Watches the link from now on, and makes it if there is none."""
@@ -187,10 +195,12 @@ class Machine:
             await self._heal(listener)
 
     async def _heal(self, listener: Listener) -> None:
-        delay = 0.05
+        if time.monotonic() - self._linked_at > STEADY:
+            self._delay = FIRST_DELAY
         while True:
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, 5.0)
+            # A guest that breaks its link again and again is tried ever less often.
+            await asyncio.sleep(self._delay)
+            self._delay = min(self._delay * 2, LAST_DELAY)
             try:
                 known = self.record.agent_boot
                 await self.connect()
@@ -210,6 +220,15 @@ class Machine:
             self._may_heal.clear()
         else:
             self._may_heal.set()
+
+    def may_report_stranger(self) -> bool:
+        """Whether its agent may speak of one more process that nobody knows: an honest one seldom does."""
+        self._strangers += 1
+        if self._strangers == MAX_STRANGERS:
+            log.warning(
+                "%r speaks of too many unknown processes: it is not listened to any more", self
+            )
+        return self._strangers < MAX_STRANGERS
 
     @property
     def linked(self) -> bool:

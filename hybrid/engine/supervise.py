@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from hybrid.engine import restart
@@ -30,7 +30,10 @@ from hybrid.wire.messages import Delete, ProcessState
 
 log = logging.getLogger(__name__)
 DRAIN_TIMEOUT = 30.0
+DISK_RETRY = 2.0
+CLOSE_PATIENCE = 5.0
 KILLED = 137
+ERROR_MAX = 4096  # characters of what a machine says about an end
 
 
 class Supervisor:
@@ -61,6 +64,7 @@ class Supervisor:
         self._publish = publish
         self._remove = remove
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[str] = set()  # containers whose end was told and is being seen to
 
     # --- beginning ---
 
@@ -75,8 +79,8 @@ class Supervisor:
         record.requested_ns, record.ready_ns = time.time_ns(), 0
         record.error, record.exit_code, record.oom_killed = "", 0, False
         record.health = Health() if record.spec.health and record.spec.health.test else None
-        self._save(record)
         try:
+            self._save(record)
             machine = await self._launcher.launch(container, self._follow)
         except BaseException as error:
             self._failed(container, error)
@@ -85,7 +89,7 @@ class Supervisor:
         record.machine = machine.id
         if record.health is None:
             record.ready_ns = time.time_ns()
-        self._save(record)
+        self._note(record)
         container.tell_running()
         self._publish(record, "start", {})
         self._watch_health(container)
@@ -119,10 +123,17 @@ class Supervisor:
         record.step("fail")
         self._close_run(container)
         container.log.fail()
-        self._save(record)
+        self._note(record)
         container.tell_exit()
         if record.spec.auto_remove:
             self._spawn(self._remove(container))
+
+    def _note(self, record: Record) -> None:
+        """Saves what has happened already: a full disk must not stop what follows from it."""
+        try:
+            self._save(record)
+        except HybridError as error:
+            log.error("the state of container %s is not kept: %s", record.short_id, error)
 
     # --- output ---
 
@@ -136,22 +147,29 @@ class Supervisor:
             except Unavailable as error:
                 log.info("output of %r: %s", container, error)
                 await asyncio.sleep(0.1)
-            except (InvalidInput, OSError) as error:
+            except OSError as error:
+                # The agent keeps the newest of it meanwhile, and says how much it had to drop.
+                log.error("output of %r cannot be kept: %s", container, error)
+                await asyncio.sleep(DISK_RETRY)
+            except InvalidInput as error:
                 log.error("output of %r is lost from here on: %s", container, error)
                 return
 
     # --- ending ---
 
     def process_exited(self, machine: Machine, state: ProcessState) -> None:
+        """A guest may lie: what it tells concerns its own containers, and telling it again costs nothing."""
         if state.exec:
             self._execs.process_exited(machine, state)
             return
         container = self._find(state.container)
         if container is None:
-            if state.container:
+            if state.container and machine.may_report_stranger():
                 self._spawn(self._delete_stranger(machine, state))
-            return
-        self._spawn(self._exited(container, machine, state))
+        elif container.id in machine.users and container.id not in self._ending:
+            self._ending.add(container.id)
+            task = self._spawn(self._exited(container, machine, state))
+            task.add_done_callback(lambda _: self._ending.discard(container.id))
 
     async def _delete_stranger(self, machine: Machine, state: ProcessState) -> None:
         log.warning("%r runs %s, which nobody knows: removing it", machine, state.container[:12])
@@ -159,9 +177,11 @@ class Supervisor:
 
     def out_of_memory(self, machine: Machine, container_id: str) -> None:
         container = self._find(container_id)
-        if container is not None and container.record.live:
+        if container is None or container.id not in machine.users or container.record.oom_killed:
+            return
+        if container.record.live:
             container.record.oom_killed = True
-            self._save(container.record)
+            self._note(container.record)
             self._publish(container.record, "oom", {})
 
     async def link_restored(self, machine: Machine, processes: list[ProcessState]) -> None:
@@ -192,7 +212,7 @@ class Supervisor:
                 await asyncio.wait([run.pump], timeout=DRAIN_TIMEOUT)
             record = container.record
             record.oom_killed = record.oom_killed or state.oom_killed
-            record.exit_code, record.error = state.exit_code, state.error
+            record.exit_code, record.error = state.exit_code, state.error[:ERROR_MAX]
             # The machine's clock says when, within what this host's clock allows.
             record.finished_ns = min(max(state.finished_ns, record.started_ns), time.time_ns())
             await self._ended(container, run)
@@ -219,18 +239,19 @@ class Supervisor:
         self._close_run(container)
         container.log.end(over=not again)
         ran_for = (record.finished_ns - record.started_ns) / 1e9
-        self._save(record)
+        self._note(record)
         self._publish(
             record,
             "die",
             {"exitCode": str(record.exit_code), "execDuration": str(max(0, int(ran_for)))},
         )
         container.tell_exit()
-        await self.take_down(container, run.machine)
+        discard = record.spec.auto_remove and not again
+        await self.take_down(container, run.machine, discard=discard)
         if again:
             container.restart_delay = restart.next_delay(container.restart_delay, ran_for)
             record.step("await restart")
-            self._save(record)
+            self._note(record)
             container.restart_task = self._spawn(self._restart_later(container))
         elif record.spec.auto_remove:
             self._spawn(self._remove(container))
@@ -244,16 +265,25 @@ class Supervisor:
             if task is not None:
                 task.cancel()
 
-    async def take_down(self, container: Container, machine: Machine) -> None:
-        """Frees all that the run had: in the agent, in networks, in the machine. Errors are logged, and it goes on."""
+    async def take_down(
+        self, container: Container, machine: Machine, *, discard: bool = False
+    ) -> None:
+        """Frees all that the run had: in the agent, in networks, in the machine. Errors are logged, and it goes on.
+
+        ``discard``: what the container wrote is no longer wanted. Then a guest of its own is just switched off.
+        """
         record = container.record
-        if machine.record.running:
-            await settle(machine.call(Delete(container.id)))
-        await settle(*(self._networks.leave(record, one) for one in record.endpoints.values()))
+        leaving = [self._networks.leave(record, one) for one in record.endpoints.values()]
+        if discard and self._machines.is_only_for(machine, container.id):
+            await settle(self._machines.release(machine, container.id), *leaving)
+        else:
+            if machine.record.running:
+                await settle(machine.call(Delete(container.id)))
+            await settle(*leaving)
+            await settle(self._machines.release(machine, container.id))
         record.published = []
-        await settle(self._machines.release(machine, container.id))
         record.machine, record.id_base = "", 0
-        self._save(record)
+        self._note(record)
 
     # --- again ---
 
@@ -282,7 +312,7 @@ class Supervisor:
             container.restart_task = None
         container.record.step("give up")
         container.log.end()
-        self._save(container.record)
+        self._note(container.record)
 
     # --- the daemon's start and end ---
 
@@ -313,7 +343,7 @@ class Supervisor:
         record.step("exit")
         record.pid = 0
         container.log.end()
-        self._save(record)
+        self._note(record)
         await self._take_down_rest(container, machine)
         self._publish(record, "die", {"exitCode": str(record.exit_code)})
 
@@ -326,7 +356,7 @@ class Supervisor:
         await settle(*(self._networks.leave(record, one) for one in record.endpoints.values()))
         if record.machine or record.published:
             record.machine, record.id_base, record.published = "", 0, []
-            self._save(record)
+            self._note(record)
 
     async def _state_in(
         self, machine: Machine | None, record: Record
@@ -349,7 +379,7 @@ class Supervisor:
         record.pid = pid
         if record.health is None and not record.ready_ns:
             record.ready_ns = record.started_ns
-        self._save(record)
+        self._note(record)
         container.tell_running()
         self._watch_health(container)
 
@@ -390,16 +420,26 @@ class Supervisor:
             log.error("unexpected: %s", error, exc_info=error)
 
     async def close(self, containers: list[Container]) -> None:
-        """Stops following; the containers run on."""
-        tasks = [*self._tasks]
-        for container in containers:
-            if container.run is not None:
-                tasks += [
-                    one for one in (container.run.pump, container.run.health) if one is not None
-                ]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """Stops following; the containers run on. What is being ended is given a moment to end.
+
+        Readers of output go last: an exit that saw its reader stop would take the output for complete.
+        """
+        runs = [one.run for one in containers if one.run is not None]
+        await _cancelled(
+            one.restart_task for one in containers if one.record.status == "restarting"
+        )
+        await _cancelled(run.health for run in runs)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE)
+        await _cancelled(list(self._tasks))
+        await _cancelled(run.pump for run in runs)
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    there = [task for task in tasks if task is not None]
+    for task in there:
+        task.cancel()
+    await asyncio.gather(*there, return_exceptions=True)
 
 
 def _start_failure_code(message: str) -> int:

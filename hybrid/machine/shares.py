@@ -27,7 +27,7 @@ from hybrid.errors import Conflict, NotFound, Unavailable
 from hybrid.machine import spawn
 from hybrid.machine.access import let_through
 from hybrid.machine.console import printable
-from hybrid.machine.spawn import IdMaps, OnlyFile
+from hybrid.machine.spawn import IdMaps, Shown
 from hybrid.paths import SOCKET_PATH_MAX, Paths, checked
 
 LostCallback = Callable[[str, str, str], None]
@@ -159,7 +159,8 @@ class ShareServer:
 
         A regular file in its place is served as a directory that holds nothing but that file, by
         its name; replacing the file (rename) is not seen by the guest, writing to it is. ``owner``
-        is the (uid, gid) whose rights bound the share; None (a named volume) and root have all.
+        is the (uid, gid) whose rights bound the share; None (a named volume) and root have all. A path
+        with an owner is opened once and no symlink in it is followed: it was resolved when it was checked.
         Conflict when the machine has that tag already; Unavailable, with the server's own words,
         when it does not start.
         """
@@ -172,14 +173,14 @@ class ShareServer:
         limit = min(_MAX_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         run = self._paths.machine_run(machine_id)
         run.mkdir(mode=0o711, parents=True, exist_ok=True)
-        log, only = _file(run, tag, "log"), None
-        if directory.is_file():
-            only = OnlyFile(directory, _file(run, tag, "d"))
-            only.directory.mkdir(mode=0o711, exist_ok=True)
-        served = only.directory if only else directory
+        log, shown = _file(run, tag, "log"), None
+        if owner is not None or directory.is_file():
+            shown = Shown(directory, _file(run, tag, "d"))
+            shown.directory.mkdir(mode=0o711, exist_ok=True)
+        served = shown.directory if shown else directory
         command = arguments(self._virtiofsd(), served, limit, read_only)
         with _listening(socket) as listener:
-            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner, only)
+            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner, shown)
         record = ServerRecord(machine_id, tag, str(socket), pid, start_time(_stat(pid)))
         _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
         server = self._watch(record)
@@ -214,15 +215,15 @@ class ShareServer:
         listener: int,
         log: Path,
         owner: tuple[int, int] | None,
-        only: OnlyFile | None,
+        shown: Shown | None,
     ) -> int:
         if owner is None or owner[0] == 0:
-            return spawn.detached(command, listener, log, only=only)
+            return spawn.detached(command, listener, log, shown=shown)
         # The server is executed as the caller: it must be able to reach the program.
         for part in command:
             if part.startswith(str(self._paths.root)):
                 let_through(Path(part), (self._paths.root,))
-        return spawn.detached(command, listener, log, maps=_maps(*owner), only=only)
+        return spawn.detached(command, listener, log, maps=_maps(*owner), shown=shown)
 
     def _watch(self, record: ServerRecord) -> _Server | None:
         """Holds the process of ``record``; None if it is not there any more."""

@@ -30,10 +30,12 @@ class IdMaps:
 
 
 @dataclass(frozen=True)
-class OnlyFile:
-    """``directory`` (an empty one) is to hold ``file`` alone, in the program's mount namespace."""
+class Shown:
+    """``directory`` (an empty one) is to show ``source``, in the program's mount namespace: that directory, or
+    that file alone. A symlink anywhere in ``source`` is not followed, but an error.
+    """
 
-    file: Path
+    source: Path
     directory: Path
 
 
@@ -43,7 +45,7 @@ def detached(
     log: Path,
     *,
     maps: IdMaps | None = None,
-    only: OnlyFile | None = None,
+    shown: Shown | None = None,
 ) -> int:
     """Starts ``command`` with descriptor ``inherited`` as number 3; its pid, which is also its
     group.
@@ -51,8 +53,8 @@ def detached(
     With ``maps`` it is root of a new user namespace that has them.
     """
     options: dict[str, str] = {}
-    if only is not None:
-        options |= {"file": str(only.file), "directory": str(only.directory)}
+    if shown is not None:
+        options |= {"source": str(shown.source), "directory": str(shown.directory)}
     with ExitStack() as ours, ExitStack() as childs:
         copies = [(inherited, INHERITED)]
         ready = -1

@@ -10,10 +10,11 @@ from aiohttp import web
 from hybrid.api import parse, query, times
 from hybrid.api.fields import Fields
 from hybrid.api.respond import add, begin_stream, body_of, empty, engine_of, json_response
+from hybrid.api.stream import caller_of
 from hybrid.engine.engine import Engine
 from hybrid.engine.machine import Machine
 from hybrid.engine.machines import GuestSize
-from hybrid.errors import InvalidInput
+from hybrid.errors import Forbidden, InvalidInput
 from hybrid.machine.provider import Remote
 
 
@@ -112,15 +113,28 @@ async def create(request: web.Request) -> web.Response:
     if not name:
         raise InvalidInput("a machine needs a Name")
     if address:
+        _root_only(request, "adding a box: it is reached with the daemon's own keys")
         machine = await engine.machines.add(name, remote)
     else:
         machine = await engine.machines.create(name, size)
     return json_response(machine_json(engine, machine), 201)
 
 
+def _root_only(request: web.Request, what: str) -> None:
+    if caller_of(request)[0] != 0:
+        raise Forbidden(f"{what}: only root may do that")
+
+
+def _check_machine(request: web.Request, machine: Machine, verb: str) -> None:
+    """Guests are everybody's who may use the socket; this host and other boxes are root's."""
+    if machine.record.kind != "guest":
+        _root_only(request, f"{verb} machine {machine.record.name}, which is no guest")
+
+
 async def remove(request: web.Request) -> web.Response:
     engine = engine_of(request)
     machine = engine.machines.find(request.match_info["name"])
+    _check_machine(request, machine, "removing")
     await engine.machines.remove(machine, force=query.flag(request.query, "force"))
     return empty()
 
@@ -135,6 +149,7 @@ async def stop(request: web.Request) -> web.Response:
     engine = engine_of(request)
     timeout = query.integer(request.query, "t")
     machine = engine.machines.find(request.match_info["name"])
+    _check_machine(request, machine, "stopping")
     await engine.machines.stop(machine, 10.0 if timeout is None else float(timeout))
     return empty()
 
@@ -150,6 +165,7 @@ async def console(request: web.Request) -> web.StreamResponse:
 async def create_exec(request: web.Request) -> web.Response:
     engine = engine_of(request)
     machine = engine.machines.find(request.match_info["name"])
+    _check_machine(request, machine, "a shell on")
     spec = parse.exec_spec(await body_of(request, needed=True))
     if not spec.command:
         raise InvalidInput("No exec command specified")
