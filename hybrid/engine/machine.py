@@ -240,7 +240,9 @@ class Machine:
     async def client(self) -> AgentClient:
         """The link, waiting for it to heal if need be; Unavailable if it does not."""
         try:
-            await asyncio.wait_for(self._linked.wait(), RECONNECT_PATIENCE)
+            # Not wait_for: it swallows a cancellation that comes as the event is set (Python < 3.12).
+            async with asyncio.timeout(RECONNECT_PATIENCE):
+                await self._linked.wait()
         except TimeoutError:
             raise Unavailable(f"the agent of machine {self.record.name} does not answer") from None
         assert self._client is not None
