@@ -57,12 +57,29 @@ def is_v2() -> bool:
 def controllers() -> frozenset[str]:
     """Controllers that can limit a container here."""
     try:
-        return frozenset((ROOT / "cgroup.controllers").read_text().split())
+        present = (ROOT / "cgroup.controllers").read_text().split()
+        return frozenset(name for name in present if _handed_down(name))
     except FileNotFoundError:
         names = {
             part for entry in ROOT.iterdir() if entry.is_dir() for part in entry.name.split(",")
         }
         return frozenset(names)
+
+
+def _handed_down(controller: str) -> bool:
+    """Whether groups below the root have the v2 ``controller``: crun would only find its files missing.
+
+    Inside somebody's container the root seen here is no real one, and while it holds processes of its own the
+    kernel refuses to hand anything down (cgroup-v2.rst, "No Internal Process Constraint").
+    """
+    control = ROOT / "cgroup.subtree_control"
+    if controller in control.read_text().split():
+        return True
+    try:
+        control.write_text(f"+{controller}")
+    except OSError:
+        return False
+    return True
 
 
 def place_throttles(resources: dict[str, Any], directory: str) -> dict[str, Any]:
@@ -92,8 +109,9 @@ def refuse_unsupported(resources: dict[str, Any]) -> None:
 
     def need(controller: str, what: str) -> None:
         if controller not in present and _V1_NAMES.get(controller) not in present:
+            where = f" for containers (see {ROOT}/cgroup.subtree_control)" if is_v2() else ""
             raise Unsupported(
-                f"cannot limit {what}: this machine has no {controller!r} cgroup controller"
+                f"cannot limit {what}: this machine has no {controller!r} cgroup controller{where}"
             )
 
     for part, controller in _NEEDS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import socket
@@ -12,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from hybrid.errors import Internal, Unavailable
+from hybrid.agent import descriptors
+from hybrid.errors import Internal, Unavailable, Unsupported
 
 _SYS = Path("/sys/block")
 _SHARES = Path("/sys/fs/virtiofs")
@@ -86,9 +88,15 @@ def _serial(entry: Path) -> str:
 
 def attach_loop(path: str) -> tuple[str, int]:
     """A read-only loop device on ``path``, and a descriptor that keeps it: it goes when that and all mounts have."""
-    backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
+        control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unsupported(
+            f"no loop devices on this machine: /dev/loop-control: {error.strerror} (modprobe loop)"
+        ) from error
+    backing = -1
+    try:
+        backing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         for _ in range(64):
             number = fcntl.ioctl(control, _LOOP_CTL_GET_FREE)
             device = _loop_node(number)
@@ -102,12 +110,11 @@ def attach_loop(path: str) -> tuple[str, int]:
                 return device, descriptor
             except OSError as error:
                 os.close(descriptor)
-                if error.errno != 16:  # EBUSY: another process was faster with this number
+                if error.errno != errno.EBUSY:  # that: another process was faster with this number
                     raise
         raise Internal(f"no free loop device for {path}")
     finally:
-        os.close(control)
-        os.close(backing)
+        descriptors.close(control, backing)
 
 
 def _loop_node(number: int) -> str:

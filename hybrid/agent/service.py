@@ -90,7 +90,13 @@ class Service:
     def _background(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        """What a task raises has been told already: its stream was reset."""
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     # --- the machine -------------------------------------------------------------------------------------------
 

@@ -107,9 +107,14 @@ class Storage:
         """
         if not 0 < len(layers) <= MAX_LAYERS:
             raise InvalidInput(f"{len(layers)} layers: a root file system has 1 to {MAX_LAYERS}")
-        lower = list(
-            await asyncio.gather(*(self._hold(stack, layer, "squashfs", True) for layer in layers))
+        held = await asyncio.gather(
+            *(self._hold(stack, layer, "squashfs", True) for layer in layers),
+            return_exceptions=True,  # when one fails the others still go on the stack, not behind it
         )
+        lower = [path for path in held if isinstance(path, str)]
+        for problem in held:
+            if isinstance(problem, BaseException):
+                raise problem
         written = upper = await self._writable(stack, directory, writable)
         _prepare_upper(upper, lower[-1])
         if id_map is not None:
@@ -394,15 +399,11 @@ def _resolve(anchor: int, subpath: str) -> int:
 
 
 def _remove(directory: Path) -> None:
-    """Removes a container's directory, whose mounts are gone; never follows what might still be mounted."""
-    device = os.lstat(directory).st_dev
-    for path, names, files in os.walk(directory, topdown=False):
-        if os.lstat(path).st_dev != device:
-            continue
-        for name in files:
-            os.unlink(os.path.join(path, name))
-        for name in names:
-            child = os.path.join(path, name)
-            if os.lstat(child).st_dev == device:
-                os.rmdir(child)
-    os.rmdir(directory)
+    """Removes a container's directory, whose mounts are gone; Internal if one is left, for it may be a bind of
+    somebody's files.
+    """
+    inside = f"{directory.absolute()}/".replace(" ", "\\040")  # as proc_pid_mountinfo(5) writes it
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split(" ")[4].startswith(inside):
+            raise Internal(f"{directory} is kept: {line.split(' ')[4]} is still mounted")
+    shutil.rmtree(directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from hybrid.errors import Unavailable
 from hybrid.link import unix
 from hybrid.link.transport import Transport
 from hybrid.wire.messages import Source
@@ -73,9 +75,10 @@ def agent_process(agent_directory: Path) -> Iterator[RunningAgent]:
 @pytest.fixture
 async def driver(agent_process: RunningAgent, layers: list[Path]) -> AsyncIterator[Driver]:
     async def transport() -> Transport:
-        while not agent_process.socket.exists():
+        while True:
+            with contextlib.suppress(Unavailable):  # not there yet, or nobody listens there yet
+                return await unix.connect(agent_process.socket)
             await asyncio.sleep(0.02)
-        return await unix.connect(agent_process.socket)
 
     found = Driver(transport, [Source("file", str(path)) for path in layers])
     await found.connect()

@@ -136,3 +136,24 @@ def test_the_agent_loads_little_before_its_hello() -> None:
 
 
 _TOP = Path(__file__).parents[3]
+
+
+def test_only_controllers_that_groups_below_get_can_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container the kernel may refuse to hand controllers down; here a directory refuses the write."""
+    (tmp_path / "cgroup.controllers").write_text("memory pids\n")
+    control = tmp_path / "cgroup.subtree_control"
+    control.write_text("pids\n")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
+    cgroups.controllers.cache_clear()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(16, "busy")))
+        assert cgroups.controllers() == {"pids"}
+        with pytest.raises(
+            Unsupported, match=r"no 'memory' .* for containers \(see .*subtree_control"
+        ):
+            cgroups.refuse_unsupported({"memory": {"limit": 1 << 26}})
+    cgroups.controllers.cache_clear()
+    assert cgroups.controllers() == {"memory", "pids"}
+    cgroups.controllers.cache_clear()
