@@ -149,7 +149,7 @@ def _rules(live: LiveDaemon, known: Known) -> Iterator[str]:
 
 
 def _mounts_and_loops(live: LiveDaemon, known: Known) -> Iterator[str]:
-    trees = (str(live.paths.root), str(live.paths.run))
+    trees = (f"{live.paths.root}/", f"{live.paths.run}/")
     pids = [pid for pid in ("self", live.pid, agent_pid(live)) if pid is not None]
     for pid in pids:
         for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():

@@ -36,6 +36,16 @@ NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
 QUIET = ("aiohttp.server",)
 
 
+def _make_directories(paths: Paths) -> None:
+    """Closed to other users. QEMU and file servers, each a user of its own, pass through those that they must."""
+    os.umask(0o022)
+    containers, machines = paths.container("x").parent, paths.machine("x").parent
+    through = (paths.root, paths.run, paths.layers, containers, machines)
+    for directory in (*through, paths.images):
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o711 if directory in through else 0o700)
+
+
 class PlainFormatter(logging.Formatter):
     """One line a message, whatever clients and guests put into it: control characters are escaped."""
 
@@ -55,8 +65,7 @@ def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) ->
     if os.geteuid():
         raise Forbidden("the daemon needs root: use 'sudo hybrid daemon'")
     paths = Paths.of(root)
-    paths.root.mkdir(parents=True, exist_ok=True, mode=0o711)
-    paths.run.mkdir(parents=True, exist_ok=True, mode=0o711)
+    _make_directories(paths)
     config = configuration.load(paths.config)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainFormatter(FORMAT))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from hybrid.engine.store import Store
+from hybrid.errors import HybridError
 
+log = logging.getLogger(__name__)
 KEPT = 1024
 QUEUE = 4096
 
@@ -46,7 +49,11 @@ class Events:
         self._last = max(time.time_ns(), self._last + 1)
         event = Event(kind, action, subject, dict(attributes or {}), self._last)
         self._history.append(event)
-        self._store.add_event(event.time_ns, json.dumps(asdict(event)), KEPT)
+        try:
+            self._store.add_event(event.time_ns, json.dumps(asdict(event)), KEPT)
+        except HybridError as error:
+            # What it tells of has happened; a full disk must not stop what follows from it.
+            log.error("an event is not kept: %s", error)
         for queue in self._subscribers:
             if queue.full():
                 queue.get_nowait()

@@ -84,17 +84,23 @@ class Store:
         encoded = codec.encode(document)
         codec.decode(type(document), encoded)
         body = json.dumps(encoded, separators=(",", ":"))
-        try:
+        with self._writing():
             self._connection.execute(
                 "INSERT INTO document VALUES (?, ?, ?)"
                 " ON CONFLICT (kind, id) DO UPDATE SET body = excluded.body",
                 (kind, key, body),
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             raise Internal(f"cannot write to the state database {self._path}: {error}") from error
 
     def delete(self, kind: str, key: str) -> None:
-        self._connection.execute("DELETE FROM document WHERE kind = ? AND id = ?", (kind, key))
+        with self._writing():
+            self._connection.execute("DELETE FROM document WHERE kind = ? AND id = ?", (kind, key))
 
     def all(self, kind: str, cls: type[T]) -> list[T]:
         """Every document of that kind; Internal names one that cannot be read."""
@@ -110,13 +116,14 @@ class Store:
 
     def add_event(self, time_ns: int, body: str, keep: int) -> None:
         """Appends to the event log and drops all but the newest ``keep``."""
-        cursor = self._connection.execute(
-            "INSERT INTO event (time_ns, body) VALUES (?, ?)", (time_ns, body)
-        )
-        if cursor.lastrowid and cursor.lastrowid % 64 == 0:
-            self._connection.execute(
-                "DELETE FROM event WHERE number <= ?", (cursor.lastrowid - keep,)
+        with self._writing():
+            cursor = self._connection.execute(
+                "INSERT INTO event (time_ns, body) VALUES (?, ?)", (time_ns, body)
             )
+            if cursor.lastrowid and cursor.lastrowid % 64 == 0:
+                self._connection.execute(
+                    "DELETE FROM event WHERE number <= ?", (cursor.lastrowid - keep,)
+                )
 
     def events(self) -> list[str]:
         """The kept events, oldest first."""
