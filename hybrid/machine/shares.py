@@ -19,7 +19,7 @@ import pwd
 import resource
 import signal
 import socket as sockets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -179,8 +179,15 @@ class ShareServer:
             shown.directory.mkdir(mode=0o711, exist_ok=True)
         served = shown.directory if shown else directory
         command = arguments(self._virtiofsd(), served, limit, read_only)
-        with _listening(socket) as listener:
-            pid = await asyncio.to_thread(self._spawn, command, listener, log, owner, shown)
+        try:
+            with _listening(socket) as listener:
+                pid = await _finished(
+                    asyncio.to_thread(self._spawn, command, listener, log, owner, shown)
+                )
+        except BaseException:
+            socket.unlink(missing_ok=True)
+            _remove_files(run, tag)
+            raise
         record = ServerRecord(machine_id, tag, str(socket), pid, start_time(_stat(pid)))
         _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
         server = self._watch(record)
@@ -273,6 +280,22 @@ class ShareServer:
                     await asyncio.sleep(_POLL)
         said = printable(log.read_bytes()[-_MAX_LOG:], 1) or "no reason given"
         raise Unavailable(f"cannot share {directory}: {said}")
+
+
+async def _finished(starting: Coroutine[None, None, int]) -> int:
+    """The pid of a process that a thread starts. Whoever gives up meanwhile leaves none behind: the thread
+    cannot be stopped, so what it started is ended.
+    """
+    task = asyncio.ensure_future(starting)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if task.exception() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.result(), signal.SIGKILL)
+            os.waitpid(task.result(), 0)
+        raise
 
 
 def _file(directory: Path, tag: str, suffix: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -139,6 +140,22 @@ async def test_a_server_that_does_not_start_says_why(paths: Paths, directory: Pa
     with pytest.raises(NotFound, match="no such directory or regular file"):
         await serve(server, paths, directory / "none")
     await server.close()
+
+
+async def test_nothing_is_left_of_a_start_that_is_given_up(paths: Paths, directory: Path) -> None:
+    slow = [sys.executable, "-c", "import time; time.sleep(60)", "marked-" + str(os.getpid())]
+    server = ShareServer(paths, lambda: slow)
+    await server.open()
+    starting = asyncio.create_task(serve(server, paths, directory))
+    await asyncio.sleep(0)  # its thread is at work now
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert server.serving() == []
+    assert not paths.machine_run(MACHINE).exists()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            assert slow[-1].encode() not in file.read_bytes()
 
 
 async def test_volumes_are_closed_to_the_hosts_users(paths: Paths) -> None:
