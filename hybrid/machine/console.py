@@ -78,7 +78,8 @@ class Console:
     async def _copy(self, transport: Transport) -> None:
         try:
             while data := await transport.read(_CHUNK):
-                self.log.append(data)
+                with contextlib.suppress(OSError):  # a full disk costs output, never the guest
+                    self.log.append(data)
                 await asyncio.sleep(_PAUSE)
         except Unavailable:
             return

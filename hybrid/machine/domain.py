@@ -286,7 +286,9 @@ class Domain:
     def _capabilities(self) -> list[ET.Element]:
         if not self.unused_capabilities:
             return []
-        unused = (_element(f"{_QEMU}del", {"capability": name}) for name in self.unused_capabilities)
+        unused = (
+            _element(f"{_QEMU}del", {"capability": name}) for name in self.unused_capabilities
+        )
         return [_element(f"{_QEMU}capabilities", None, *unused)]
 
     def _clock(self) -> ET.Element:

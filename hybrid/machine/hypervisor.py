@@ -97,6 +97,8 @@ class Hypervisor:
         self._stopped: StoppedHandler = lambda _name, _ended: None
         self._port: PortHandler = lambda _name, _open: None
         self._events: asyncio.AbstractEventLoop | None = None
+        self._connecting = threading.Lock()
+        """Many calls may find at once that libvirtd was restarted: one of them connects again."""
 
     def __repr__(self) -> str:
         return f"<Hypervisor {self.uri} {'open' if self._connection else 'closed'}>"
@@ -212,11 +214,12 @@ class Hypervisor:
         return connection
 
     def _live(self) -> Any:
-        if self._connection is None:
-            raise Unavailable(f"not connected to libvirt ({self.uri})")
-        if not self._connection.isAlive():
-            return self._connect()
-        return self._connection
+        with self._connecting:
+            if self._connection is None:
+                raise Unavailable(f"not connected to libvirt ({self.uri})")
+            if not self._connection.isAlive():
+                return self._connect()
+            return self._connection
 
     async def _on_domain(self, name: str, what: str, act: Callable[[Any], T]) -> T:
         def work() -> T:

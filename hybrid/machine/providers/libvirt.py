@@ -317,10 +317,10 @@ class LibvirtProvider:
                 guest.ready.set()
                 return
 
-    def _watch(self, guest: RunningGuest) -> None:
+    def _watch(self, guest: RunningGuest) -> bool:
+        """Whether its process may live: False if there is a pid file, and no such QEMU."""
         pid = read_pid(pid_file(self._hypervisor.uri, self._paths.libvirt, guest.name))
-        if pid is not None:
-            guest.watch(pid)
+        return pid is None or guest.watch(pid)
 
     async def _wait_ready(
         self, guest: RunningGuest, profile: MachineProfile, accelerator: Accelerator
@@ -360,7 +360,7 @@ class LibvirtProvider:
         """When libvirt has noticed the end it writes a last line to the guest's log: then that goes
         too.
         """
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, HybridError):
             await asyncio.wait_for(guest.stopped.wait(), _DEATH)
             await asyncio.wait_for(self._gone(guest.name), _DEATH)
         self._leaving.pop(guest.name, None)
@@ -416,16 +416,17 @@ class LibvirtProvider:
         for name in await self._hypervisor.names():
             if not name.startswith(prefix):
                 continue
+            # Any of these guests may end while it is looked at.
             try:
                 running = domain.read(await self._hypervisor.xml(name))
+                if running is None or running.instance != self._paths.instance:
+                    continue
+                if await self._hypervisor.is_frozen(name):
+                    # Its owner died between starting and releasing it: nobody knows of it.
+                    await self._hypervisor.destroy(name)
+                    self._remove_files(running.machine_id)
+                    continue
             except NotFound:
-                continue
-            if running is None or running.instance != self._paths.instance:
-                continue
-            if await self._hypervisor.is_frozen(name):
-                # Its owner died between starting and releasing it: nobody knows of it.
-                await self._hypervisor.destroy(name)
-                self._remove_files(running.machine_id)
                 continue
             console = Console(
                 self._console_socket(running.machine_id), self._console_log(running.machine_id)
@@ -435,7 +436,8 @@ class LibvirtProvider:
             )
             guest.ready.set()
             self._guests[guest.id] = guest
-            self._watch(guest)
+            if not self._watch(guest):
+                guest.ended(Ended.FAILED)
             with contextlib.suppress(Unavailable):
                 await console.open()
         self._remove_stale()

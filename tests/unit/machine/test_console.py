@@ -64,6 +64,25 @@ async def test_closing_does_not_wait_for_a_guest_that_lives(tmp_path: Path) -> N
         await asyncio.wait_for(console.close(), 2)
 
 
+async def test_a_full_disk_costs_output_and_nothing_else(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        log = ConsoleLog(tmp_path / "console.log", 1 << 20)
+        console = Console(tmp_path / "s", log)
+        await console.open()
+        guest, _ = listener.accept()
+        log.path.unlink()
+        log.path.mkdir()  # as a full disk, it takes nothing
+        guest.sendall(b"lost")
+        await asyncio.sleep(0.1)
+        log.path.rmdir()
+        guest.sendall(b"kept")
+        guest.close()
+        await console.close(drain=2)
+        assert log.tail(100) == b"kept"
+
+
 async def test_no_qemu(tmp_path: Path) -> None:
     with pytest.raises(Unavailable):
         await Console(tmp_path / "s", ConsoleLog(tmp_path / "console.log", 1000)).open()
