@@ -18,8 +18,7 @@ class GuestImage:
     """``hash`` names the content. ``root`` is a squashfs with its dm-verity hash tree behind it.
 
     The guest finds ``root`` as the block device with the serial number ``hybrid-root``.
-    ``command_line`` is complete and the same for every guest. ``packages`` are the Debian packages
-    and versions it is made of.
+    ``command_line`` is complete and the same for every guest.
     """
 
     hash: str
