@@ -25,6 +25,11 @@ def settle_network(spec: Spec) -> None:
         spec.network_mode, spec.networks_asked = "none", {}
 
 
+def warning(box: str) -> str:
+    """What must not be taken for more than it is."""
+    return f"isolation machine:{box}: the box's own kernel runs this container; one boundary only"
+
+
 def check(spec: Spec, box: str) -> None:
     """Unsupported, with the reason and what to do instead, for what only this host has. ``box`` is its name."""
     mode = spec.network_mode
