@@ -149,7 +149,7 @@ class Containers:
                 _make_directories(image, container.config["process"]["cwd"])
         finally:
             os.close(image)
-        (directory / "config.json").write_text(json.dumps(container.config))
+        descriptors.write_private(directory / "config.json", json.dumps(container.config))
 
     def _namespaces(self, request: CreateContainer) -> dict[str, str | None]:
         """Kinds of namespaces and what to join; a joined one is a descriptor that we hold, never a pid's."""

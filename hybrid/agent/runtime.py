@@ -66,7 +66,7 @@ class Crun:
         console: str = "",
     ) -> int:
         """Starts one more process in the container; returns its pid. Descriptors above 2 in ``stdio`` are passed on."""
-        (directory / "process.json").write_text(json.dumps(process))
+        descriptors.write_private(directory / "process.json", json.dumps(process))
         arguments = ["--detach", "--process", str(directory / "process.json")]
         if console:
             arguments += ["--console-socket", console]

@@ -173,6 +173,8 @@ def _ports(bindings: dict[str, Any]) -> list[Port]:
     ports = []
     for key, places in bindings.items():
         number, protocol = _port_key(key)
+        if not isinstance(places, list | None):
+            raise InvalidInput(f"invalid request: PortBindings[{key}] must be a list")
         for place in places or [{}]:
             fields = Fields(place, f"PortBindings[{key}].")
             text = fields.text("HostPort")

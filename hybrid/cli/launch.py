@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -20,8 +21,9 @@ def launch(found: Engine, root: Path) -> None:
     """Starts the daemon of ``root``; returns once it answers, Unavailable with its last words
     else."""
     log = Paths.of(root).daemon_log
-    root.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    root.mkdir(parents=True, exist_ok=True, mode=0o711)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "ab") as output:
         start = output.tell()
         child = subprocess.Popen(
             [sys.executable, "-m", "hybrid.cli.main", "--root", str(root), "daemon"],
