@@ -246,10 +246,12 @@ def test_docker_py_runs_and_inspects(daemon: RunningDaemon) -> None:
         )
         done = container.exec_run(["sh", "-c", "echo out; echo err >&2; exit 2"], demux=True)
         assert (done.exit_code, done.output) == (2, (b"out\n", b"err\n"))
-        raw = container.exec_run("cat", stdin=True, socket=True).output._sock
+        stream = container.exec_run("cat", stdin=True, socket=True).output
+        raw = stream._sock
         raw.sendall(b"abc")
         raw.shutdown(socket.SHUT_WR)
         assert demultiplexed(read_all(raw)) == {1: b"abc"}
+        stream._response.close()
         raw.close()
         assert container.stats(stream=False)["pids_stats"]["current"] >= 1
         container.reload()
