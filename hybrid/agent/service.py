@@ -138,7 +138,10 @@ class Service:
                 timeout=timeout,
             )
         for container in self._containers:
-            await self._containers.delete(container.request.container)
+            name = container.request.container
+            # the host may be deleting it as well, for it has heard of its end
+            async with self._containers.changing(name):
+                await self._containers.delete(name)
         for process in self._machine.all():
             await self._machine.delete(process.exec)
 

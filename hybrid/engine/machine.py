@@ -119,6 +119,7 @@ class Machine:
         self._keeper: asyncio.Task[None] | None = None
         self._may_heal = asyncio.Event()
         self._may_heal.set()
+        self._trouble = ""  # why there is no link
         self._strangers = 0
         self._delay = FIRST_DELAY
         self._linked_at = 0.0
@@ -212,6 +213,7 @@ class Machine:
                 self._linked.clear()
                 if self._client is not None:
                     await self._client.close()
+                self._trouble = f": {error.message}"
                 log.info("%r: no link yet: %s", self, error)
 
     def expect_end(self, expected: bool) -> None:
@@ -244,7 +246,9 @@ class Machine:
             async with asyncio.timeout(RECONNECT_PATIENCE):
                 await self._linked.wait()
         except TimeoutError:
-            raise Unavailable(f"the agent of machine {self.record.name} does not answer") from None
+            raise Unavailable(
+                f"the agent of machine {self.record.name} does not answer{self._trouble}"
+            ) from None
         assert self._client is not None
         return self._client
 

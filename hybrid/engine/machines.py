@@ -163,14 +163,8 @@ class Machines:
 
     async def _take_off(self, machine: Machine, *, abandon: bool) -> None:
         """What a box keeps of ours goes; ``abandon``: even if it can't be reached, it is forgotten."""
-        if machine.record.kind != "remote" or self.backends.remote is None:
-            return
-        try:
+        if machine.record.kind == "remote" and self.backends.remote is not None:
             await self.backends.remote.forget(machine.id, abandon=abandon)
-        except HybridError as error:
-            raise type(error)(
-                f"{error.message}; to forget it all the same, with what runs there: hybrid machine rm --force"
-            ) from error
 
     def _refuse_taken(self, name: str) -> None:
         if any(machine.record.name == name for machine in self._machines.values()):
@@ -189,10 +183,11 @@ class Machines:
         """
         if not machine.record.running:
             return
-        machine.expect_end(True)
         try:
             if machine.linked or not abandon:
-                await machine.call(Shutdown(timeout), timeout=timeout + 20)
+                client = await machine.client()
+                machine.expect_end(True)
+                await client.call(Shutdown(timeout), timeout=timeout + 20)
         except HybridError as error:
             if machine.record.kind == "remote" and not abandon:
                 machine.expect_end(False)
@@ -210,8 +205,15 @@ class Machines:
                 f"machine {machine.record.name} is in use by {len(machine.users)} container(s): stop them first, or"
                 " use --force"
             )
-        await self.stop(machine, timeout=10.0 if not force else 2.0, abandon=force)
-        await self._take_off(machine, abandon=force)
+        try:
+            await self.stop(machine, timeout=10.0 if not force else 2.0, abandon=force)
+            await self._take_off(machine, abandon=force)
+        except HybridError as error:
+            if machine.record.kind != "remote":
+                raise
+            raise type(error)(
+                f"{error.message}; to forget it all the same, with what runs there: hybrid machine rm --force"
+            ) from error
         await self._forget(machine)
 
     # --- used by containers ---
