@@ -85,8 +85,10 @@ def set_sysctl(name: str, value: str) -> None:
 
 
 def lock_down() -> None:
-    """From here on root of this machine cannot change its kernel; it holds until power-off."""
-    load_modules()
+    """From here on root of this machine cannot change its kernel; it holds until power-off.
+
+    The modules that containers need are loaded by now (``load_modules``).
+    """
     set_sysctl("kernel.modules_disabled", "1")
     try:
         if "[confidentiality]" not in _LOCKDOWN.read_text():
