@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -79,6 +80,29 @@ class SshServer:
         for pid in descendants(self.process.pid if self.process else 0):
             if b"sshd" in command_line(pid):
                 os.kill(pid, signal.SIGKILL)
+
+    @contextlib.contextmanager
+    def lacking(self, missing: str) -> Iterator[None]:
+        """Logins find few programs, and not that one: a forced command runs theirs with a path of links only."""
+        programs = self.directory / f"without-{missing}"
+        programs.mkdir()
+        for name in ("sh", "id", "uname", "head", "test", "python3", "crun"):
+            found = sys.executable if name == "python3" else shutil.which(name)
+            if found and name != missing:
+                (programs / name).symlink_to(os.path.realpath(found))
+        wrapper = programs / "login"
+        wrapper.write_text(
+            f"#!/bin/sh\nPATH={programs}; export PATH\n"
+            'exec /bin/sh -c "$(echo "$SSH_ORIGINAL_COMMAND" | /bin/sed "s/^PATH=.*//")"\n'
+        )
+        wrapper.chmod(0o755)
+        self.stop()
+        self.start(f"ForceCommand={wrapper}")
+        try:
+            yield
+        finally:
+            self.stop()
+            self.start()
 
     def stop(self) -> None:
         if self.process is not None:
