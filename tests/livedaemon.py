@@ -17,9 +17,8 @@ from typing import Any
 
 from hybrid.guest.imagebuild import build_image
 from hybrid.paths import Paths, data_dir
+from tests.built import BUILT
 
-# Guest image, tools tree and example images are kept between runs: unchanged ones are not built again.
-BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
 DEADLINE = 60.0
 
 Done = subprocess.CompletedProcess[bytes]
@@ -121,10 +120,12 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
 
 
 @contextlib.contextmanager
-def live_daemon(*, guest: bool = False) -> Iterator[LiveDaemon]:
-    """A daemon that is gone with all that it made when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="hybrid-", dir="/var/tmp") as name:
-        root = Path(name)
+def live_daemon(*, guest: bool = False, root: Path | None = None) -> Iterator[LiveDaemon]:
+    """A daemon that is gone with all that it made when the block ends. ``root``: an empty directory for it."""
+    with contextlib.ExitStack() as stack:
+        if root is None:
+            made = tempfile.TemporaryDirectory(prefix="hybrid-", dir="/var/tmp")
+            root = Path(stack.enter_context(made))
         root.chmod(0o711)
         if guest:
             for built in (BUILT.guest, BUILT.tools):

@@ -15,8 +15,9 @@ import pytest
 from hybrid.client.address import UnixAddress
 from hybrid.client.engine import Engine, Json
 from hybrid.errors import HybridError
+from tests.built import BUILT
 from tests.leftovers import leftovers
-from tests.livedaemon import BUILT, LiveDaemon, until
+from tests.livedaemon import LiveDaemon, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("clean")]
 

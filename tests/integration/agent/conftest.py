@@ -14,23 +14,20 @@ from hybrid.guest.build import build_guest
 from hybrid.guest.tools import build_tools, tool
 from hybrid.link import serial
 from hybrid.link.transport import Transport
-from hybrid.paths import Paths
 from hybrid.wire.messages import Configure, Source
 from tests.agentdriver import Driver, make_layers
+from tests.bareguest import BareGuest, bare_guest
+from tests.built import BUILT
 
-# Kept between runs: an unchanged guest is not built again.
-ROOT = Path("/var/tmp/hybrid-tests")
 DISKS = 4
 MAC = "02:00:0a:00:02:0f"
 
 
 @dataclass
 class Guest:
-    socket: Path
-    console: Path
+    bare: BareGuest
     layers: list[Source]
     disks: list[Source]
-    qemu: subprocess.Popen[bytes]
     shared: Path  # served to the guest as the virtiofs tag "shared"
 
 
@@ -42,8 +39,8 @@ def _disk(number: int, path: Path, serial_number: str, read_only: bool) -> list[
 
 def _serve(directory: Path, socket: Path) -> subprocess.Popen[bytes]:
     """A virtiofsd as for a named volume."""
-    build_tools(Paths.of(ROOT), print)
-    command = tool(Paths.of(ROOT), "virtiofsd")
+    build_tools(BUILT, print)
+    command = tool(BUILT, "virtiofsd")
     command += [f"--socket-path={socket}", f"--shared-dir={directory}", "--xattr"]
     process = subprocess.Popen([*command, "--sandbox=chroot"], stderr=subprocess.DEVNULL)
     while not socket.exists():
@@ -54,7 +51,7 @@ def _serve(directory: Path, socket: Path) -> subprocess.Popen[bytes]:
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     """One guest for a whole module."""
-    image = build_guest(Paths.of(ROOT), print)
+    image = build_guest(BUILT, print)
     with tempfile.TemporaryDirectory(prefix="hybrid-") as name:
         directory = Path(name)
         arguments: list[str] = []
@@ -67,57 +64,33 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
             subprocess.run(["mke2fs", "-q", "-t", "ext4", str(path), "64M"], check=True)
             arguments += _disk(10 + number, path, f"disk{number}", False)
             disks.append(Source("disk", f"disk{number}"))
-        socket, console = directory / "port", directory / "console"
         shared = directory / "shared"
         shared.mkdir()
         (shared / "sub").mkdir()
         server = _serve(shared, directory / "fs")
-        qemu = subprocess.Popen(
-            [
-                "qemu-system-x86_64",
-                *("-machine", "q35,accel=tcg,usb=off", "-cpu", "max", "-m", "512", "-smp", "1"),
-                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-serial", f"file:{console}", "-kernel", str(image.kernel)),
-                *("-initrd", str(image.initrd), "-append", image.command_line),
-                *("-drive", f"if=none,id=r,file={image.root},format=raw,readonly=on"),
-                *("-device", "virtio-blk-pci,drive=r,serial=hybrid-root"),
-                *("-device", "virtio-scsi-pci,id=s"),
-                *arguments,
-                *(
-                    "-netdev",
-                    "user,id=n,restrict=on",
-                    "-device",
-                    f"virtio-net-pci,netdev=n,mac={MAC},romfile=",
-                ),
-                *(
-                    "-object",
-                    "memory-backend-memfd,id=mem,size=512M,share=on",
-                    "-numa",
-                    "node,memdev=mem",
-                ),
-                *("-chardev", f"socket,id=f,path={directory}/fs"),
-                *("-device", "vhost-user-fs-pci,chardev=f,tag=shared"),
-                *("-device", "virtio-serial-pci"),
-                *("-chardev", f"socket,id=c,path={socket},server=on,wait=off"),
-                *("-device", "virtserialport,chardev=c,name=hybrid.agent"),
-            ]
-        )
+        arguments += [
+            *("-netdev", "user,id=n,restrict=on"),
+            *("-device", f"virtio-net-pci,netdev=n,mac={MAC},romfile="),
+            *("-object", "memory-backend-memfd,id=mem,size=512M,share=on"),
+            *("-numa", "node,memdev=mem"),
+            *("-chardev", f"socket,id=f,path={directory}/fs"),
+            *("-device", "vhost-user-fs-pci,chardev=f,tag=shared"),
+        ]
         try:
-            while not socket.exists():
-                assert qemu.poll() is None, "QEMU did not start"
-            yield Guest(socket, console, layers, disks, qemu, shared)
+            with bare_guest(
+                image, directory, "-device", "virtio-scsi-pci,id=s", *arguments
+            ) as bare:
+                yield Guest(bare, layers, disks, shared)
+                print(bare.log()[-4000:])
         finally:
-            qemu.kill()
-            qemu.wait()
             server.kill()
             server.wait()
-            print(console.read_text(errors="replace")[-4000:])
 
 
 @pytest.fixture
 async def driver(guest: Guest) -> AsyncIterator[Driver]:
     async def transport() -> Transport:
-        return await serial.connect(guest.socket)
+        return await serial.connect(guest.bare.port)
 
     found = Driver(transport, guest.layers, guest.disks)
     await found.connect()

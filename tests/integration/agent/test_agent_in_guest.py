@@ -208,4 +208,4 @@ async def test_nothing_is_lost_when_the_host_goes_and_comes_back(driver: Driver)
 async def test_shutdown_powers_the_guest_off(driver: Driver, guest: Guest) -> None:
     await driver.start(driver.request("sleep", "1000", writable=driver.disks[0]))
     await driver.client.call(Shutdown(1))
-    assert await asyncio.to_thread(guest.qemu.wait, 30) == 0
+    assert await asyncio.to_thread(guest.bare.qemu.wait, 30) == 0

@@ -15,7 +15,8 @@ import pytest
 
 from hybrid.guest.build import build_guest
 from hybrid.guest.tools import build_tools
-from tests.livedaemon import BUILT, LiveDaemon, live_daemon, until
+from tests.built import BUILT
+from tests.livedaemon import LiveDaemon, live_daemon, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(900)]
 URL = "http://127.0.0.1:18488/"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,24 +19,12 @@ from hybrid.errors import HybridError
 from hybrid.guest.build import build_guest
 from hybrid.guest.image import GuestImage
 from hybrid.guest.imagebuild import build_image
-from hybrid.link import serial
-from hybrid.link.client import AgentClient
 from hybrid.paths import Paths, data_dir
 from hybrid.wire.messages import Configure, CreateExec, Shutdown, StartExec
+from tests.bareguest import BareGuest, bare_guest
+from tests.built import BUILT
 
-# Kept between runs: an unchanged guest is not built again.
-BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@dataclass
-class Booted:
-    process: subprocess.Popen[bytes]
-    port: Path
-    console: Path
-
-    def log(self) -> str:
-        return self.console.read_text(errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -45,40 +33,10 @@ def built() -> GuestImage:
 
 
 @pytest.fixture
-def boot(tmp_path: Path) -> Iterator[Callable[..., Booted]]:
-    """Starts the image as nothing but QEMU does, with no libvirt in between."""
-    started: list[Booted] = []
-
-    def start(image: GuestImage, *extra: str) -> Booted:
-        booted = Booted(None, tmp_path / "port", tmp_path / "console")  # type: ignore[arg-type]
-        booted.process = subprocess.Popen(
-            [
-                "qemu-system-x86_64",
-                *("-machine", "q35,accel=tcg,usb=off", "-cpu", "max", "-m", "512", "-smp", "1"),
-                *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-                *("-serial", f"file:{booted.console}", "-kernel", str(image.kernel)),
-                *("-initrd", str(image.initrd), "-append", image.command_line),
-                *("-drive", f"if=none,id=r,file={image.root},format=raw,readonly=on"),
-                *("-device", "virtio-blk-pci,drive=r,serial=hybrid-root"),
-                *("-device", "virtio-serial-pci"),
-                *("-chardev", f"socket,id=c,path={booted.port},server=on,wait=off"),
-                *("-device", "virtserialport,chardev=c,name=hybrid.agent"),
-                *extra,
-            ]
-        )
-        started.append(booted)
-        return booted
-
-    yield start
-    for booted in started:
-        booted.process.kill()
-        booted.process.wait()
-
-
-async def connected(booted: Booted, timeout: float) -> AgentClient:
-    while not booted.port.exists():
-        assert booted.process.poll() is None
-    return await AgentClient.connect(await serial.connect(booted.port), timeout=timeout)
+def boot(tmp_path: Path) -> Iterator[Callable[..., BareGuest]]:
+    """Starts an image; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda image, *extra: stack.enter_context(bare_guest(image, tmp_path, *extra))
 
 
 def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
@@ -130,10 +88,10 @@ def test_the_root_has_nothing_it_should_not(built: GuestImage, tmp_path: Path) -
 
 
 async def test_it_boots_to_an_agent_that_answers(
-    built: GuestImage, boot: Callable[..., Booted]
+    built: GuestImage, boot: Callable[..., BareGuest]
 ) -> None:
     booted = boot(built)
-    client = await connected(booted, 120)
+    client = await booted.connect(120)
     facts = await client.call(
         Configure("m", "m", 1_800_000_000 * 10**9, os.urandom(64), lock_down=True), timeout=60
     )
@@ -143,25 +101,25 @@ async def test_it_boots_to_an_agent_that_answers(
     assert "[confidentiality]" in facts.lockdown
     with contextlib.suppress(HybridError):
         await client.call(Shutdown(timeout=1))
-    assert booted.process.wait(60) == 0
+    assert booted.qemu.wait(60) == 0
     assert "cannot" not in booted.log()
 
 
 async def test_without_its_agent_the_guest_powers_off(
-    built: GuestImage, boot: Callable[..., Booted]
+    built: GuestImage, boot: Callable[..., BareGuest]
 ) -> None:
     booted = boot(built)
-    client = await connected(booted, 120)
+    client = await booted.connect(120)
     process = {"args": ["killall", "-9", "python3"], "cwd": "/", "env": ["PATH=/usr/bin"]}
     await client.call(CreateExec("", "end", process, False))
     with contextlib.suppress(HybridError):
         await client.call(StartExec("", "end"), timeout=30)
-    assert booted.process.wait(60) == 0
+    assert booted.qemu.wait(60) == 0
     assert "the agent was killed by signal 9; powering off" in booted.log()
 
 
 async def test_a_changed_root_does_not_start(
-    built: GuestImage, boot: Callable[..., Booted], tmp_path: Path
+    built: GuestImage, boot: Callable[..., BareGuest], tmp_path: Path
 ) -> None:
     """A flipped bit in the interpreter's file stops the machine: the verified root is all it trusts."""
     changed = tmp_path / "root"
@@ -174,19 +132,19 @@ async def test_a_changed_root_does_not_start(
             file.write(bytes([byte[0] ^ 1]))
     booted = boot(replace(built, root=changed))
     with pytest.raises(HybridError):
-        await connected(booted, 60)
-    booted.process.wait(60)
+        await booted.connect(60)
+    booted.qemu.wait(60)
     assert "verity" in booted.log()
 
 
 async def test_a_changed_root_hash_does_not_start(
-    built: GuestImage, boot: Callable[..., Booted]
+    built: GuestImage, boot: Callable[..., BareGuest]
 ) -> None:
     wrong = re.sub(r"hybrid\.roothash=\w+", f"hybrid.roothash={'0' * 64}", built.command_line)
     booted = boot(replace(built, command_line=wrong))
     with pytest.raises(HybridError):
-        await connected(booted, 60)
-    assert booted.process.wait(60) is not None
+        await booted.connect(60)
+    assert booted.qemu.wait(60) is not None
 
 
 @pytest.mark.parametrize("name", ["busybox", "app"])

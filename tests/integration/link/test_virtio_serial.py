@@ -10,8 +10,7 @@ import pytest
 from hybrid.link.client import AgentClient
 from hybrid.wire.frame import FrameType, header
 from hybrid.wire.messages import CreateExec, Delete, Facts, ReadOutput, StartExec
-
-from .conftest import Guest, run
+from tests.bareguest import BareGuest, run, shell
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
@@ -31,11 +30,13 @@ async def test_the_agent_answers(client: AgentClient) -> None:
 
 async def test_bytes_go_both_ways_unchanged(client: AgentClient) -> None:
     data = os.urandom(2 << 20)
-    assert await run(client, "cat", ["cat"], stdin=data) == data
+    assert await run(client, "cat", stdin=data) == data
 
 
 @pytest.mark.parametrize("rest", RESTS.values(), ids=RESTS.keys())
-async def test_a_host_that_vanished_in_the_middle_is_replaced(guest: Guest, rest: bytes) -> None:
+async def test_a_host_that_vanished_in_the_middle_is_replaced(
+    guest: BareGuest, rest: bytes
+) -> None:
     dying = await guest.connect()
     boot = dying.hello.boot
     await dying.call(CreateExec("", "flood", {"args": ["yes"], "cwd": "/", "env": []}))
@@ -54,10 +55,10 @@ async def test_a_host_that_vanished_in_the_middle_is_replaced(guest: Guest, rest
     await client.close()
 
 
-async def test_an_agent_without_a_host_does_not_work(guest: Guest) -> None:
+async def test_an_agent_without_a_host_does_not_work(guest: BareGuest) -> None:
     async def ticks(client: AgentClient) -> int:
         read = "for f in /proc/[0-9]*/stat; do case $(cat $f) in *python*) cat $f;; esac; done"
-        output = await run(client, "ticks", ["sh", "-c", read])
+        output = await shell(client, read)
         return sum(int(line.split()[13]) + int(line.split()[14]) for line in output.splitlines())
 
     client = await guest.connect()
@@ -69,7 +70,7 @@ async def test_an_agent_without_a_host_does_not_work(guest: Guest) -> None:
     await client.close()
 
 
-async def test_a_second_host_waits_for_the_first(guest: Guest) -> None:
+async def test_a_second_host_waits_for_the_first(guest: BareGuest) -> None:
     first = await guest.connect()
     second = asyncio.create_task(guest.connect())
     await asyncio.sleep(0.5)

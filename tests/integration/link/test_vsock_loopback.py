@@ -15,8 +15,7 @@ import pytest
 
 import hybrid
 from hybrid.link.client import AgentClient
-
-from .conftest import run
+from tests.bareguest import run
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
@@ -86,7 +85,7 @@ def carried() -> bytes:
 
 
 async def test_an_agent_is_reached_over_vsock(client: AgentClient) -> None:
-    output = await run(client, "vsock", ["python3", "-I", "-c", INSIDE], stdin=carried())
+    output = await run(client, "python3", "-I", "-c", INSIDE, stdin=carried())
     answer = json.loads(output.splitlines()[-1])
     assert answer == {
         "kernel": answer["kernel"],

@@ -22,11 +22,7 @@ from hybrid.machine.provider import Boot, MachineRequest
 from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.machine.shares import ShareServer
 from hybrid.paths import Paths
-from hybrid.wire.journal import Parser
-from hybrid.wire.messages import CreateExec, Delete, ReadOutput, StartExec
-
-# The guest image and the tools tree are kept between runs: unchanged ones are not built again.
-BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
+from tests.built import BUILT
 
 
 @dataclass
@@ -118,24 +114,3 @@ async def agent(provider: LibvirtProvider, machine_id: str) -> AsyncIterator[Age
         yield client
     finally:
         await client.close()
-
-
-async def shell(client: AgentClient, script: str) -> str:
-    """The output of a script that runs on the machine itself, outside all containers."""
-    name = secrets.token_hex(4)
-    process = {
-        "args": ["sh", "-c", script],
-        "cwd": "/",
-        "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-    }
-    await client.call(CreateExec("", name, process))
-    output = bytearray()
-    async with client.open() as reader:
-        await client.call(ReadOutput("", reader.id, exec=name))
-        await client.call(StartExec("", name))
-        parser = Parser()
-        while data := await reader.read():
-            for record in parser.feed(data):
-                output += record.data
-    await client.call(Delete("", name))
-    return output.decode(errors="replace")

@@ -17,8 +17,9 @@ from hybrid.machine.profile import BootTimeout
 from hybrid.machine.provider import Boot, Disk, Nic, ShareDevice
 from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.machine.shares import ShareServer
+from tests.bareguest import shell
 
-from .conftest import Setting, agent, shell
+from .conftest import Setting, agent
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
 
@@ -40,7 +41,8 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.paths import Paths
-from tests.integration.machine.conftest import BUILT, Setting, agent
+from tests.built import BUILT
+from tests.integration.machine.conftest import Setting, agent
 from hybrid.guest.image import current
 
 async def main(root, machine_id, then):
@@ -70,7 +72,8 @@ from hybrid.guest.image import current
 from hybrid.machine.hypervisor import Hypervisor
 from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.paths import Paths
-from tests.integration.machine.conftest import BUILT, Setting
+from tests.built import BUILT
+from tests.integration.machine.conftest import Setting
 
 async def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

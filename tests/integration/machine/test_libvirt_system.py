@@ -38,7 +38,9 @@ from hybrid.machine.orphans import become_subreaper
 from hybrid.machine.provider import Disk
 from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.paths import Paths
-from tests.integration.machine.conftest import BUILT, Setting, agent, shell
+from tests.bareguest import shell
+from tests.built import BUILT
+from tests.integration.machine.conftest import Setting, agent
 
 async def main(root):
     setting = Setting(Paths.of(Path(root)), current(BUILT))
