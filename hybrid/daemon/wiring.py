@@ -6,9 +6,9 @@ import importlib.metadata
 import logging
 
 from hybrid.daemon.config import Config
+from hybrid.engine.backends import Backends
 from hybrid.engine.engine import Engine
 from hybrid.engine.launch import Settings
-from hybrid.engine.machines import Backends
 from hybrid.guest import image as guest_image
 from hybrid.guest import tools, zipapp
 from hybrid.image.store import ImageStore

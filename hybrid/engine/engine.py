@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from hybrid.engine.archives import Archives
+from hybrid.engine.backends import Backends
 from hybrid.engine.containers import Containers
 from hybrid.engine.events import Events
 from hybrid.engine.evidence import Prover
@@ -13,7 +14,7 @@ from hybrid.engine.health import HealthChecks
 from hybrid.engine.images import Images
 from hybrid.engine.launch import Launcher, Settings
 from hybrid.engine.machine import settle
-from hybrid.engine.machines import Backends, Machines
+from hybrid.engine.machines import Machines
 from hybrid.engine.networks import Networks
 from hybrid.engine.observe import Observation
 from hybrid.engine.store import Store

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.engine import boxes, bundle
+from hybrid.engine.backends import GUEST_OVERHEAD, GuestSize
 from hybrid.engine.blobs import send_blobs
 from hybrid.engine.container import Endpoint, Record
 from hybrid.engine.images import Images
 from hybrid.engine.live import Container, Run
 from hybrid.engine.machine import Devices, Machine, settle, to_plain
-from hybrid.engine.machines import GUEST_OVERHEAD, GuestSize, Machines
+from hybrid.engine.machines import Machines
 from hybrid.engine.networks import Joined, Networks
 from hybrid.engine.placement import Choice, Wanted, place
 from hybrid.engine.volumes import Volumes

@@ -12,11 +12,11 @@ import shutil
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Any
 
 from hybrid.engine import boxes, names
+from hybrid.engine.backends import Backends, GuestSize
 from hybrid.engine.events import Events
 from hybrid.engine.machine import (
     Devices,
@@ -29,62 +29,22 @@ from hybrid.engine.machine import (
 )
 from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
-from hybrid.errors import Conflict, HybridError, Unavailable, Unsupported
+from hybrid.errors import Conflict, HybridError, Unavailable
 from hybrid.machine import profile as profiles
 from hybrid.machine.provider import (
-    Boot,
-    Lasting,
     MachineRequest,
     Provider,
     Remote,
     ShareDevice,
 )
-from hybrid.machine.shares import ShareServer
 from hybrid.paths import Paths
-from hybrid.units import MIB
 from hybrid.wire.messages import Retain, Shutdown
 
 log = logging.getLogger(__name__)
 MACHINE_ID_LENGTH = 32
-# What a guest's kernel, agent and page tables need beside its container's limit.
-GUEST_OVERHEAD = 192 * MIB
 LostCallback = Callable[[Machine, str], None]
 GUEST_FIRST = 0.5
 KeptCallback = Callable[[str], list[str]]
-
-
-@dataclass(frozen=True)
-class GuestSize:
-    """What a guest of its own must have room for; 0: the profile's."""
-
-    memory: int = 0
-    cpus: int = 0
-    profile: str = "default"
-
-
-class Reach(Provider, Lasting, Protocol):
-    """The provider of boxes that run already."""
-
-
-@dataclass(frozen=True)
-class Backends:
-    """What the machines are made of; the daemon's wiring fills it in."""
-
-    guest: Provider | None
-    host: Provider | None
-    remote: Reach | None
-    shares: ShareServer
-    boot: Callable[[], Boot]
-    probe: Path  # the program that tries walls, for machines that have none
-
-    def of(self, kind: str) -> Provider:
-        provider = {"guest": self.guest, "host": self.host, "remote": self.remote}[kind]
-        if provider is None:
-            raise Unsupported(f"this daemon has no provider for {kind} machines: see 'hybrid info'")
-        return provider
-
-    def providers(self) -> list[Provider]:
-        return [one for one in (self.guest, self.host, self.remote) if one is not None]
 
 
 class Machines:

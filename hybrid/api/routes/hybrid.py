@@ -11,9 +11,9 @@ from hybrid.api import parse, query, times
 from hybrid.api.fields import Fields
 from hybrid.api.respond import add, begin_stream, body_of, empty, engine_of, json_response
 from hybrid.api.stream import caller_of
+from hybrid.engine.backends import GuestSize
 from hybrid.engine.engine import Engine
 from hybrid.engine.machine import Machine
-from hybrid.engine.machines import GuestSize
 from hybrid.errors import Forbidden, InvalidInput
 from hybrid.machine.provider import Remote
 

@@ -143,7 +143,7 @@ async def test_a_group_shares_one_guest_until_its_last_container_ends(
 
 
 async def test_a_machine_that_a_user_made_stays(world: World, engine: Engine) -> None:
-    from hybrid.engine.machines import GuestSize
+    from hybrid.engine.backends import GuestSize
 
     machine = await engine.machines.create("build", GuestSize())
     container = await started(engine, isolation="machine:build")

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from hybrid.engine.backends import Backends
 from hybrid.engine.container import Spec
 from hybrid.engine.engine import Engine
 from hybrid.engine.launch import Settings
-from hybrid.engine.machines import Backends
 from hybrid.errors import Conflict, HybridError, InvalidInput, NotFound, Unavailable
 from hybrid.link.memory import pair
 from hybrid.link.transport import Transport
