@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 
 from hybrid.errors import Internal, InvalidInput, Unavailable
@@ -23,21 +24,20 @@ _OPTIONS = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"
 
 
 def create(path: Path, size: int = DEFAULT_SIZE) -> None:
-    """A fresh disk of ``size`` bytes at ``path``, which must not exist; nothing is left there on
-    failure. Blocks.
+    """A fresh disk of ``size`` bytes at ``path``, which must not exist: it is there formatted or not
+    at all, whenever this process dies. Blocks.
     """
     if not MINIMUM_SIZE <= size <= _MAXIMUM_SIZE:
         raise InvalidInput(f"a writable disk has 64 MiB to 16 TiB, not {size} bytes")
     with disk_errors(path):
         room(path.parent, 16 * MIB)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
         try:
             os.ftruncate(descriptor, size - size % 4096)
-            _format(path)
-        except BaseException:
-            path.unlink()
-            raise
+            _format(Path(name))
+            os.link(name, path)  # unlike a rename it never replaces another one's disk
         finally:
+            os.unlink(name)
             os.close(descriptor)
 
 

@@ -56,3 +56,18 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(blobs, "_RESERVE", 1 << 60)
     with pytest.raises(Unavailable, match="no space left"):
         writable.create(tmp_path / "disk", GIB)
+
+
+def test_an_unformatted_disk_never_has_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is killed while formatting leaves no disk that the next start would take for a good one."""
+    seen: list[list[str]] = []
+
+    def spy(path: Path) -> None:
+        seen.append([entry.name for entry in tmp_path.iterdir()])
+
+    monkeypatch.setattr(writable, "_format", spy)
+    writable.create(tmp_path / "disk", GIB)
+    assert "disk" not in seen[0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["disk"]
