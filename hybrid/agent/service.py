@@ -261,8 +261,7 @@ class Service:
         return m.Truth(self._storage.blob(request.digest).exists())
 
     async def _retain(self, request: m.Retain, connection: Connection) -> m.Empty:
-        present = {container.request.container for container in self._containers}
-        await asyncio.to_thread(self._storage.retain, present | set(request.containers))
+        await asyncio.to_thread(self._storage.retain, set(request.containers))
         return m.Empty()
 
     async def _stat_path(self, request: m.StatPath, connection: Connection) -> m.PathStat:

@@ -52,6 +52,7 @@ class Storage:
         self._namespaces = UserNamespaces()
         self._mounted: dict[tuple[str, str], _Mounted] = {}
         self._locks: dict[tuple[str, str], asyncio.Lock] = {}
+        self._writing: set[str] = set()  # writable parts in use
         self._number = itertools.count(1)
         for name in ("m", "c", "w", "blobs"):
             (root / name).mkdir(exist_ok=True)
@@ -79,9 +80,9 @@ class Storage:
         return self._root / "w" / writable.name
 
     def retain(self, names: Collection[str]) -> None:
-        """Removes all writable parts that are kept here but those of these names."""
+        """Removes all writable parts that are kept here but those of these names, or in use. For a thread."""
         for kept in (self._root / "w").iterdir():
-            if kept.name not in names:
+            if kept.name not in names and kept.name not in self._writing:
                 shutil.rmtree(kept)
 
     def directory(self, stack: AsyncExitStack) -> Path:
@@ -140,6 +141,8 @@ class Storage:
             base = str(target)
         elif writable.kind == "directory":
             base = writable.name if writable.name.startswith("/") else str(self._kept(writable))
+            self._writing.add(Path(base).name)
+            stack.callback(self._writing.discard, Path(base).name)
             Path(base).mkdir(mode=0o700, exist_ok=True)
         elif writable.kind == "disk":
             base = await self._hold(stack, writable, "ext4", False)
