@@ -88,10 +88,29 @@ def test_read_only_root_and_tmpfs(run: Run) -> None:
     assert done.stdout == b"refused\nwritten\n"
 
 
-def test_limits(run: Run) -> None:
-    fill = sh("head -c 24m /dev/zero > /dev/shm/f && echo fitted")
-    assert run(fill).stdout == b"fitted\n"
-    assert run("--memory", "16m", fill).stdout == b""
+def test_limits_are_the_kernels(live: LiveDaemon, name: str) -> None:
+    # Read back, not provoked: a process at its memory limit may thrash for minutes before it dies.
+    live.out(
+        "run", "-d", "--name", name, *HERE, "--memory", "16m", "--pids-limit", "9",
+        "busybox", "sleep", "60",
+    )  # fmt: skip
+    found = limits(live.inspect(name)["State"]["Pid"])
+    assert (found["memory"], found["pids"]) == (str(16 << 20), "9")
+
+
+def limits(pid: int) -> dict[str, str]:
+    """Memory and process limit of the cgroups that a process is in, of either version."""
+    root, result = Path("/sys/fs/cgroup"), {}
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller, one, two in (
+            ("memory", "memory.limit_in_bytes", "memory.max"),
+            ("pids", "pids.max", "pids.max"),
+        ):
+            file = root / (controllers or ".") / path[1:] / (one if controllers else two)
+            if controllers in ("", controller) and file.exists():
+                result.setdefault(controller, file.read_text().strip())
+    return result
 
 
 def test_named_volume_keeps_data(live: LiveDaemon, run: Run) -> None:
