@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hybrid.client.address import UnixAddress
+from hybrid.client.engine import Engine
 from hybrid.network.model import device_name, device_prefix
 from tests.livedaemon import LiveDaemon
 
@@ -26,9 +28,11 @@ class Known:
     """What the daemon itself says it has."""
 
     def __init__(self, live: LiveDaemon) -> None:
-        self.ids = set(live.out("ps", "-aq", "--no-trunc").split())
-        found = json.loads(live.out("inspect", *self.ids)) if self.ids else []
-        self.containers: list[dict[str, Any]] = found
+        engine = Engine(UnixAddress(live.paths.socket))
+        listed = engine.containers(all=True)
+        self.ids = {one["Id"] for one in listed}
+        found: list[dict[str, Any]] = [engine.container(one) for one in sorted(self.ids)]
+        self.containers = found
         self.running = {one["Id"] for one in found if one["State"]["Running"]}
         self.on_host = {
             one["Id"]
@@ -44,12 +48,10 @@ class Known:
         self.endpoints = {
             endpoint["EndpointID"] for endpoint in endpoints if endpoint["EndpointID"]
         }
-        self.networks = set(live.out("network", "ls", "-q", "--no-trunc").split())
-        self.volumes = set(live.out("volume", "ls", "-q").split())
-        self.machines = {
-            line["Id"]: line["Status"]
-            for line in map(json.loads, live.out("machine", "ls", "--format", "json").splitlines())
-        }
+        self.networks = {one["Id"] for one in engine.call("GET", "/networks")}
+        self.volumes = {one["Name"] for one in engine.call("GET", "/volumes")["Volumes"] or []}
+        machines = engine.call("GET", "/hybrid/machines")
+        self.machines = {one["Id"]: one["Status"] for one in machines}
 
 
 def leftovers(live: LiveDaemon, ever: Iterable[str] = ()) -> list[str]:

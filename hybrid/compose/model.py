@@ -5,6 +5,7 @@ Each class accepts the specification's short and long forms and holds one normal
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from hybrid.client import mounts, ports
 from hybrid.errors import HybridError
 from hybrid.units import parse_duration, parse_size
+
+_ISOLATION = re.compile(r"(default|vm|container|(vm|machine):[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62})?")
 
 
 class Strict(BaseModel):
@@ -34,6 +37,13 @@ def _words(value: Any) -> Any:
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str | int) else value
+
+
+def _isolation(value: Any) -> Any:
+    """Before anything is made: the daemon, which knows the machines, looks closer."""
+    if not isinstance(value, str) or not _ISOLATION.fullmatch(value):
+        raise ValueError(f"invalid isolation {value!r}: use vm, vm:NAME, container or machine:NAME")
+    return value
 
 
 def _scalar(value: Any) -> Any:
@@ -185,7 +195,7 @@ class Service(Strict):
     network_mode: str = ""
     depends_on: dict[str, Dependency] = {}
     healthcheck: Healthcheck | None = None
-    isolation: str = ""
+    isolation: Annotated[str, BeforeValidator(_isolation)] = ""
     runtime: str = ""
     container_name: str = ""
     restart: Text = "no"
