@@ -37,7 +37,6 @@ class Permissions(_Model):
     disable_user_namespace: bool = False
     host_namespaces: bool = False
     privileged: bool = False
-    devices: bool = False
 
 
 class Limits(_Model):

@@ -107,6 +107,7 @@ def build(request: SpecRequest) -> dict[str, Any]:
         request.id_map if uses_user_namespace(profile, request.userns, request.privileged) else None
     )
     caps = _capabilities(request)
+    _keep_off_this_host(request, caps, mapped=ids is not None)
     hostname = _hostname(request)
     config: dict[str, Any] = {
         "ociVersion": VERSION,
@@ -187,6 +188,16 @@ def _capabilities(request: SpecRequest) -> list[str]:
     return capabilities.select(
         profile.capabilities, request.cap_add, request.cap_drop, profile.may_add
     )
+
+
+def _keep_off_this_host(request: SpecRequest, caps: list[str], *, mapped: bool) -> None:
+    """Root of this host may not have more than Docker's capabilities: that is --privileged by other words."""
+    more = sorted(set(caps) - set(capabilities.DEFAULT))
+    if request.isolation.kind == "container" and not mapped and more:
+        raise Forbidden(
+            f"{', '.join(more)} without a user namespace is refused with isolation container: root in the"
+            " container would be root of this host; leave out --userns=host or the added capabilities"
+        )
 
 
 def _name(text: str, what: str) -> str:

@@ -155,6 +155,10 @@ def test_user_namespace_is_off_only_where_the_policy_lets_it() -> None:
             {"policy": "privileged", "privileged": True, "isolation": Isolation("container")},
             Forbidden,
         ),
+        (
+            {"userns": "host", "cap_add": ["SYS_ADMIN"], "isolation": Isolation("container")},
+            Forbidden,
+        ),
         ({"pid": "host"}, Forbidden),
         ({"ipc": "host"}, Forbidden),
         ({"uts": "host"}, Forbidden),
@@ -208,3 +212,12 @@ def test_tmpfs_options_are_dockers() -> None:
     for bad in ("context=x", "size=much", "mode=999", "uid=a", "remount"):
         with pytest.raises(InvalidInput, match="tmpfs option"):
             tmpfs_options(bad)
+
+
+def test_capabilities_on_this_host_need_a_user_namespace() -> None:
+    here = Isolation("container")
+    build(request(isolation=here, cap_add=["SYS_ADMIN"]))  # counts inside its user namespace only
+    build(request(isolation=here, userns="host"))  # as Docker's containers are
+    build(request(userns="host", cap_add=["SYS_ADMIN"]))  # root of its guest
+    with pytest.raises(Forbidden, match=r"CAP_SYS_ADMIN .* would be root of this host"):
+        build(request(isolation=here, userns="host", cap_add=["SYS_ADMIN"]))
