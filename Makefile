@@ -50,6 +50,10 @@ integration: setup testpackages ## Real guests (root)
 conformance: setup testpackages ## Docker's clients against the daemon (root)
 	$(SUDO) $(PYTEST) tests/conformance
 
+.PHONY: bench
+bench: setup ## Measure: CLI start, cold run, exec, output, memory (root; minutes)
+	$(SUDO) $(BIN)/python benchmarks/everything.py
+
 .PHONY: testpackages
 testpackages:
 	@scripts/setup packages test

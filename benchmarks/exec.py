@@ -8,10 +8,9 @@ Ours is the whole command ``hybrid exec NAME true``, the start of its Python pro
 
 from __future__ import annotations
 
-import statistics
 import sys
 
-from paired import Result, command, report, seconds
+from paired import command, report, result, seconds
 from rig import AGENT_STATE, Rig, options
 
 BOUND = 1.5
@@ -36,12 +35,10 @@ def main() -> int:
             return float(rig.in_machine(machine, *timed))
 
         ours(), inside()
-        rounds = [(seconds(ours), inside()) for _ in range(chosen.runs)]
-    mine, theirs = (statistics.median(column) for column in zip(*rounds, strict=True))
-    name = "hybrid exec, to crun exec in the guest"
-    result = Result(name, mine, theirs, mine / theirs, BOUND, chosen.runs)
-    report([result])
-    return int(result.ratio > BOUND)
+        pairs = [(seconds(ours), inside()) for _ in range(chosen.runs)]
+    found = result("hybrid exec, to crun exec in the guest", pairs, bound=BOUND)
+    report([found])
+    return int(found.ratio > BOUND)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import statistics
 import sys
 from contextlib import ExitStack
 
-from rig import MIB, Rig, fields, memory, options, processes
+from rig import MIB, Rig, fields, memory, options
 
 SETTLE = "sleep 5; cat /proc/$PPID/status; cat /proc/meminfo"
 
@@ -30,7 +30,8 @@ def main() -> int:
             for one in containers
         ]
         guests = [memory(pid) for pid in rig.guests()]
-        servers = [memory(pid)["Pss"] for pid in processes("virtiofsd", str(rig.paths.run))]
+        files = (rig.paths.run / "m").glob("*/*.pid")
+        servers = [memory(json.loads(file.read_text())["pid"])["Pss"] for file in files]
         daemon, agent = memory(rig.daemon), memory(rig.host_agent())
     for volume in volumes:
         rig.run("volume", "rm", volume)

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Result:
-    """Medians in seconds; ``ratio`` is ours over theirs, ``bound`` what was promised (0: nothing)."""
+    """Medians in seconds; ``ratio`` is the median of the pairs' ours over theirs; ``bound`` what was promised (0:
+    nothing)."""
 
     name: str
     ours: float
@@ -50,9 +51,14 @@ def compare(
     """``runs`` interleaved pairs after one warm-up of each."""
     ours(), theirs()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(runs)]
-    mine = statistics.median(pair[0] for pair in pairs)
-    peer = statistics.median(pair[1] for pair in pairs)
-    return Result(name, mine, peer, mine / peer, bound, runs)
+    return result(name, pairs, bound=bound)
+
+
+def result(name: str, pairs: Sequence[tuple[float, float]], *, bound: float) -> Result:
+    """What pairs of (ours, theirs) say. Two of a pair met the same machine, two pairs perhaps not."""
+    mine, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(ours / theirs for ours, theirs in pairs)
+    return Result(name, mine, peer, ratio, bound, len(pairs))
 
 
 def report(results: Sequence[Result]) -> None:
