@@ -21,7 +21,7 @@ import select
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from hybrid.errors import Internal, InvalidInput, Unsupported
@@ -88,6 +88,20 @@ def _resolvable(names: Sequence[str]) -> list[str]:
     return [
         name for name in stripped if all(0 < len(part) <= _LABEL_MAX for part in name.split("."))
     ]
+
+
+def upstreams(resolv_conf: Path) -> list[IPv4Network]:
+    """The host's own name servers, as networks of one address."""
+    try:
+        lines = [line.split() for line in resolv_conf.read_text(errors="replace").splitlines()]
+    except OSError:
+        return []
+    found = []
+    for words in lines:
+        if len(words) > 1 and words[0] == "nameserver":
+            with contextlib.suppress(ValueError):  # an IPv6 one
+                found.append(IPv4Network(words[1]))
+    return found
 
 
 def check_names(names: Names) -> None:

@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from hybrid.errors import Conflict, HybridError, Internal, InvalidInput, NotFound
-from hybrid.network import firewall, ipam, nft, sysctl, tap
+from hybrid.network import dns, firewall, ipam, nft, sysctl, tap
 from hybrid.network.dns import NameServers
 from hybrid.network.model import (
     Endpoint,
@@ -44,6 +44,7 @@ class Networks:
         self.instance = paths.instance
         self._netlink = Netlink()
         self._names = NameServers(paths.network_run, resolv_conf)
+        self._resolv_conf = resolv_conf
         self._run = paths.run
         self._claims = PortClaims()
         self._networks: dict[str, NetworkConfig] = {}
@@ -103,7 +104,7 @@ class Networks:
 
     async def used_subnets(self) -> list[IPv4Network]:
         """What a new network must not overlap: this host's routes, and the name servers it asks."""
-        return await self._netlink.used_subnets()
+        return await self._netlink.used_subnets() + dns.upstreams(self._resolv_conf)
 
     async def check(self) -> list[str]:
         """What of this host's set-up keeps networks from working, a line each, for people."""
