@@ -89,6 +89,7 @@ def site(base: Site) -> Iterator[Site]:
     """The box is added and reachable; containers are gone in the end."""
     if base.live.run("machine", "inspect", NAME).returncode:
         base.add()
+    base.live.out("machine", "start", NAME)
     yield base
     if names := base.live.out("ps", "-aq").split():
         base.live.run("rm", "-f", *names)

@@ -30,6 +30,14 @@ def sh(script: str) -> tuple[str, ...]:
     return ("busybox", "sh", "-c", script)
 
 
+def ended(pid: int) -> bool:
+    """Gone, but for being reaped: a process's command line goes first."""
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True
+
+
 def counting(site: Site, name: str, limit: int = 1 << 30) -> None:
     """A container that counts, ten a second, and ends with 6."""
     script = f"i=0; while [ $i -lt {limit} ]; do echo $i; i=$((i+1)); sleep 0.1; done; exit 6"
@@ -66,7 +74,7 @@ def test_a_stopped_machine_keeps_its_containers_files(site: Site) -> None:
     )
     agent = site.agent
     live.out("machine", "stop", NAME)
-    assert not Path(f"/proc/{agent}").exists()
+    assert ended(agent)
     state = live.inspect("kept")["State"]
     assert (state["Status"], state["Running"]) == ("exited", False)
     live.out("machine", "start", NAME)
@@ -83,7 +91,7 @@ def test_removed_it_leaves_nothing_behind(site: Site) -> None:
     live.out("rm", "-f", "user")
     live.out("machine", "rm", NAME)
     assert not directory.exists()
-    assert not Path(f"/proc/{agent}").exists()
+    assert ended(agent)
     assert not list((live.paths.root / "machines").iterdir()), "the accepted host key is forgotten"
     assert NAME not in live.out("machine", "ls")
     done = run(site, "--rm", "busybox", "true")
@@ -197,10 +205,13 @@ def test_a_terminal(site: Site, words: tuple[str, ...]) -> None:
     fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     os.write(outer, b"sleep 1; stty size\n")
     expect(b"40 120")
-    os.write(outer, b"sleep 50\n")
-    expect(b"sleep 50")
+    os.write(outer, b"echo now; sleep 50\n")
+    expect(b"\nnow")
+    time.sleep(0.5)
+    began = time.monotonic()
     os.write(outer, b"\x03")
     expect(b"# ")
+    assert time.monotonic() - began < 20
     os.write(outer, b"exit 5\n")
     assert process.wait(30) == 5
     os.close(outer)
