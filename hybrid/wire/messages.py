@@ -23,8 +23,7 @@ AnswerT = TypeVar("AnswerT", covariant=True)
 
 
 class Request(Value, Generic[AnswerT]):
-    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so
-    at run time)."""
+    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so at run time)."""
 
     __slots__ = ()
 
@@ -48,8 +47,7 @@ class Hello(Value):
 
 @value
 class Configure(Request["MachineFacts"]):
-    """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for
-    the same machine."""
+    """Gives an identity-free guest its identity, before anything of a user's runs. Idempotent for the same machine."""
 
     machine: str
     hostname: str
@@ -90,8 +88,7 @@ class SetTime(Request["Empty"]):
 
 @value
 class Shutdown(Request["Empty"]):
-    """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest
-    then powers off."""
+    """Stops every container (SIGTERM, then SIGKILL after ``timeout``), syncs, unmounts; a guest then powers off."""
 
     timeout: float = 10.0
 
@@ -123,8 +120,7 @@ class IdMap(Value):
 
 @value
 class Share(Value):
-    """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source":
-    "<index>"}``."""
+    """A volume or bind mount. The OCI config refers to it by ``{"type": "hybrid-share", "source": "<index>"}``."""
 
     source: Source
     subpath: str = ""  # inside the source, resolved beneath it
@@ -188,8 +184,7 @@ class Started(Value):
 
 @value
 class CreateExec(Request["Empty"]):
-    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec
-    process object."""
+    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec process object."""
 
     container: str  # "": on the machine itself
     exec: str
@@ -199,8 +194,7 @@ class CreateExec(Request["Empty"]):
 
 @value
 class StartExec(Request["Started"]):
-    """``stream`` gets its output from the first byte on, as ``ReadOutput`` would; 0: nothing reads it
-    yet."""
+    """``stream`` gets its output from the first byte on, as ``ReadOutput`` would; 0: nothing reads it yet."""
 
     container: str
     exec: str
@@ -241,8 +235,7 @@ class Delete(Request["Empty"]):
     """Kills what still runs, unmounts everything and forgets the container (or the exec).
     Idempotent.
 
-    When it is answered the machine no longer uses the container's disks, shares and interfaces.
-    """
+    When it is answered the machine no longer uses the container's disks, shares and interfaces."""
 
     container: str
     exec: str = ""
@@ -308,8 +301,7 @@ class AckOutput(Request["Empty"]):
 
 @value
 class WriteInput(Request["Empty"]):
-    """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not
-    added)."""
+    """Bytes on ``stream`` go to the process's stdin, its EOF closes stdin (of a terminal: ^D is not added)."""
 
     container: str
     stream: int
@@ -319,8 +311,7 @@ class WriteInput(Request["Empty"]):
 
 @value
 class PutBlob(Request["Empty"]):
-    """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be
-    used."""
+    """``size`` bytes on ``stream`` become the blob ``digest`` (sha256:…), verified before it can be used."""
 
     digest: str
     size: int
@@ -362,8 +353,7 @@ class PathStat(Value):
 
 @value
 class GetArchive(Request["PathStat"]):
-    """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the
-    bytes flow."""
+    """A tar of ``path`` (resolved inside the container's root) on ``stream``; answered before the bytes flow."""
 
     container: str
     path: str
@@ -372,8 +362,7 @@ class GetArchive(Request["PathStat"]):
 
 @value
 class PutArchive(Request["Empty"]):
-    """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the
-    container's root.
+    """Unpacks the tar on ``stream`` into the directory ``path``, both resolved inside the container's root.
 
     Answered when all is unpacked.
     """
@@ -430,8 +419,7 @@ class ProcessTable(Value):
 
 @value
 class Evidence(Request["ContainerEvidence"]):
-    """Asks for the container's effective confinement, read from the machine's kernel (never from
-    configuration)."""
+    """Asks for the container's effective confinement, read from the machine's kernel (never from configuration)."""
 
     container: str
 
