@@ -72,7 +72,7 @@ async def stop(connection: Connection, place: Place) -> None:
 
 async def remove(connection: Connection, place: Place) -> None:
     """Nothing of the machine is left on the box. Its agent must have been stopped."""
-    await _remote(connection, "remove", place.directory)
+    await _remote(connection, "remove", place.directory, place.socket)
 
 
 async def link(connection: Connection, place: Place) -> ChannelStream | None:

@@ -6,7 +6,7 @@
                                or "running" and its pid when its socket accepts connections
     stop DIRECTORY             ends it (SIGTERM, then SIGKILL)
     status DIRECTORY           prints "running", its pid and program; or "stopped"
-    remove DIRECTORY           deletes the directory's files, if the agent is stopped
+    remove DIRECTORY SOCKET    deletes the directory's files and the socket, if the agent is stopped
     relay SOCKET               stdin and stdout to the Unix socket and back, after a ready line
 
 Exit code 3: no agent listens. Other failures: one line on stderr and exit code 1. The directory
@@ -150,10 +150,12 @@ def status(directory: str) -> None:
     print("running", *found) if found else print("stopped")
 
 
-def remove(directory: str) -> None:
+def remove(directory: str, path: str) -> None:
     if running(directory):
         sys.exit("the agent still runs")
     shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def relay(path: str) -> None:

@@ -83,6 +83,7 @@ async def test_a_known_box(provider: SshProvider, box, place: Path) -> None:
     await provider.forget(ID)
     assert await provider.list() == []
     assert not list((place / "remote").iterdir())
+    assert not list((place / "rrun").iterdir())
     await provider.forget(ID)
     with pytest.raises(NotFound):
         await provider.connect(ID)
