@@ -25,37 +25,27 @@ SECRET = "secret" + os.urandom(6).hex()
 
 @pytest.fixture(scope="module")
 def live() -> Iterator[LiveDaemon]:
-    """``a`` and ``b`` share a guest and a network; ``c`` has its own guest on that network, ``d`` is elsewhere."""
+    """``wa`` and ``wb`` share a guest and a network; ``wc`` has its own guest on that network, ``wd`` is elsewhere."""
     if os.geteuid():
         pytest.skip("needs root")
     build_guest(BUILT, lambda _: None)
     build_tools(BUILT, lambda _: None)
     with live_daemon(guest=True) as daemon:
         daemon.load("busybox")
-        share = daemon.paths.root.with_name(f"{daemon.paths.root.name}-share")
+        share = _share(daemon)
         share.mkdir()
         share.chmod(0o777)
         (share / "mark").write_text("shared\n")
-        daemon.out("network", "create", "other")
-        for name, isolation, *more in (
-            ("a", "vm:group", "-v", f"{share}:/s", "-v", "v1:/v", "-e", f"PASSWORD={SECRET}"),
-            ("b", "vm:group"),
-            ("c", "vm"),
-            ("d", "container", "--network", "other"),
-        ):
-            daemon.out(
-                "run",
-                "-d",
-                "--name",
-                name,
-                "--isolation",
-                isolation,
-                *more,
-                "busybox",
-                "sleep",
-                "10000",
-            )
         try:
+            daemon.out("network", "create", "other")
+            for name, isolation, *more in (
+                ("wa", "vm:group", "-v", f"{share}:/s", "-v", "v1:/v", "-e", f"PASSWORD={SECRET}"),
+                ("wb", "vm:group"),
+                ("wc", "vm"),
+                ("wd", "container", "--network", "other"),
+            ):
+                options = ["-d", "--name", name, "--isolation", isolation, *more]
+                daemon.out("run", *options, "busybox", "sleep", "10000")
             yield daemon
         finally:
             subprocess.run(["rm", "-rf", str(share)], check=True)
@@ -110,28 +100,29 @@ def test_a_share_is_not_walked_out_of(live: LiveDaemon) -> None:
         " host-relative; do cat $l/shadow $l/debian_version $l/fstab; done; done 2>/dev/null; true"
     )
     # the container's own /etc has none of these
-    assert _sh(live, "a", script) == ""
-    assert not _sh(live, "a", "ls /s/../../../root /v/../../root 2>&1; ls /s/.. ").count("fstab")
+    assert _sh(live, "wa", script) == ""
+    assert not _sh(live, "wa", "ls /s/../../../root /v/../../root 2>&1; ls /s/.. ").count("fstab")
 
 
 def test_a_race_of_renames_does_not_lead_out_either(live: LiveDaemon) -> None:
     """The guest swaps a directory for a symlink as fast as it can, while another process reads through it."""
     script = (
         "cd /s; mkdir -p real; echo inside > real/hostname; ln -sfn /etc link;"
-        "(i=0; while [ $i -lt 300 ]; do mv real tmp; mv link real; mv real link; mv tmp real; i=$((i+1)); done) 2>/dev/null &"
+        "(i=0; while [ $i -lt 300 ]; do mv real tmp; mv link real; mv real link; mv tmp real; i=$((i+1)); done)"
+        " 2>/dev/null &"
         "j=0; while [ $j -lt 300 ]; do cat real/hostname real/shadow 2>/dev/null; j=$((j+1)); done; wait"
     )
-    seen = set(_sh(live, "a", script).split())
-    own = _sh(live, "a", "cat /etc/hostname").split()
+    seen = set(_sh(live, "wa", script).split())
+    own = _sh(live, "wa", "cat /etc/hostname").split()
     assert seen <= {"inside", *own}, seen
     assert Path("/etc/hostname").read_text().strip() not in seen - set(own)
 
 
 def test_no_device_and_no_set_user_id_comes_through_a_share(live: LiveDaemon) -> None:
-    shown = _sh(live, "a", "cd /s; mknod null c 1 3; mknod disk b 8 0; ls -l null disk")
+    shown = _sh(live, "wa", "cd /s; mknod null c 1 3; mknod disk b 8 0; ls -l null disk")
     assert "not permitted" in shown or "denied" in shown
     os.mknod(_share(live) / "kmsg", 0o20666, os.makedev(1, 11))
-    assert "denied" in _sh(live, "a", "head -c1 /s/kmsg")
+    assert "denied" in _sh(live, "wa", "head -c1 /s/kmsg")
 
 
 # --- the outer wall ---
@@ -204,8 +195,8 @@ def test_environment_is_in_no_command_line_of_the_host(live: LiveDaemon) -> None
 
 def test_what_the_guest_prints_is_bounded(live: LiveDaemon) -> None:
     """A console flood by the machine's root."""
-    machine = live.inspect("a")["Hybrid"]["Machine"]
-    live.run("machine", "shell", machine, "--", "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x > /dev/ttyS0",
+    machine = live.inspect("wa")["Hybrid"]["Machine"]
+    live.run("machine", "shell", machine, "sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x > /dev/ttyS0",
              timeout=60)  # fmt: skip
     for log in live.paths.root.glob("machines/*/console.log*"):
         assert log.stat().st_size <= 256 << 10, log
@@ -242,12 +233,12 @@ def test_memory_of_an_ended_container_is_given_back(live: LiveDaemon) -> None:
 
 
 def test_a_false_source_address_goes_nowhere(live: LiveDaemon) -> None:
-    mine, gateway, _ = _address(live, "c")
-    other = _address(live, "a")[0]
+    mine, gateway, _ = _address(live, "wc")
+    other = _address(live, "wa")[0]
     false = mine.rsplit(".", 1)[0] + ".77"
     shown = _sh(
         live,
-        "c",
+        "wc",
         f"ip addr add {false}/16 dev eth0 2>&1; ping -c1 -W2 {gateway}; ping -c1 -W2 -I {false} {other}",
     )
     assert (
@@ -258,17 +249,19 @@ def test_a_false_source_address_goes_nowhere(live: LiveDaemon) -> None:
 
 def test_frames_that_lie_do_not_leave_the_tap(live: LiveDaemon) -> None:
     """Root of a guest may send any frame: false MAC, false IP, ARP for the gateway, IPv6 RA, VLAN tags."""
-    machine = live.inspect("c")["Hybrid"]["Machine"]
-    _, gateway, mac = _address(live, "a")
-    before = _sh(live, "a", f"ping -c1 -W3 {gateway} > /dev/null; cat /proc/net/arp")
+    machine = live.inspect("wc")["Hybrid"]["Machine"]
+    _, gateway, mac = _address(live, "wa")
+    before = _sh(live, "wa", f"ping -c1 -W3 {gateway} > /dev/null; cat /proc/net/arp")
     pid = live.out(
-        "machine", "shell", machine, "--", "sh", "-c", "pidof sleep | tr ' ' '\\n' | tail -1"
+        "machine", "shell", machine, "sh", "-c", "pidof sleep | tr ' ' '\\n' | tail -1"
     ).strip()
-    sent = live.run("machine", "shell", machine, "--", "nsenter", "-t", pid, "-n", "python3", "-c", LIAR, gateway,
-                    _address(live, "a")[0], timeout=90)  # fmt: skip
+    sent = live.run("machine", "shell", machine, "nsenter", "-t", pid, "-n", "python3", "-c", LIAR, gateway,
+                    _address(live, "wa")[0], timeout=90)  # fmt: skip
     assert b"sent 6" in sent.stdout, sent
     after = _sh(
-        live, "a", "cat /proc/net/arp; cat /proc/net/if_inet6; cat /proc/net/ipv6_route 2>/dev/null"
+        live,
+        "wa",
+        "cat /proc/net/arp; cat /proc/net/if_inet6; cat /proc/net/ipv6_route 2>/dev/null",
     )
     assert mac and "66:66:66:66:66:66" not in after
     gateways = [
@@ -284,18 +277,23 @@ gateway, victim = (socket.inet_aton(a) for a in sys.argv[1:3])
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 raw.bind(("eth0", 0))
 own = raw.getsockname()[4]
-lie, all_ = b"f" * 6, b"\\xff" * 6
+lie, everybody = b"f" * 6, b"\\xff" * 6
 def arp(source, hardware, address, target):
-    return all_ + source + b"\\x08\\x06" + struct.pack("!HHBBH", 1, 0x800, 6, 4, 2) + hardware + address + all_ + target
+    body = struct.pack("!HHBBH", 1, 0x800, 6, 4, 2) + hardware + address + everybody + target
+    return everybody + source + b"\\x08\\x06" + body
 def ip(source, address):
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, 17, 0, address, victim)
-    total = sum(struct.unpack("!10H", head)); total = (total >> 16) + (total & 0xFFFF)
+    total = sum(struct.unpack("!10H", head))
+    total = (total >> 16) + (total & 0xFFFF)
     head = head[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + head[12:]
-    return all_ + source + b"\\x08\\x00" + head + struct.pack("!HHHH", 9, 9, 8, 0)
-advert = bytes.fromhex("86000000400807080000000000000000030440c00000ffff0000ffff00000000" "20010db8000000000000000000000000")
-six = struct.pack("!IHBB", 6 << 28, len(advert), 58, 255) + bytes.fromhex("fe80" + "00" * 13 + "66" + "ff02" + "00" * 13 + "01") + advert
-frames = [arp(own, own, gateway, victim), arp(lie, lie, gateway, victim), ip(lie, gateway), ip(own, gateway),
-          b"\\x33\\x33\\0\\0\\0\\1" + own + b"\\x86\\xdd" + six, all_ + own + b"\\x81\\x00\\x00\\x05" + ip(own, victim)[12:]]
+    return everybody + source + b"\\x08\\x00" + head + struct.pack("!HHHH", 9, 9, 8, 0)
+advert = bytes.fromhex("8600000040080708" + "00" * 8)
+advert += bytes.fromhex("030440c00000ffff0000ffff00000000" + "20010db8" + "00" * 12)
+six = struct.pack("!IHBB", 6 << 28, len(advert), 58, 255)
+six += bytes.fromhex("fe80" + "00" * 13 + "66" + "ff02" + "00" * 13 + "01") + advert
+frames = [arp(own, own, gateway, victim), arp(lie, lie, gateway, victim), ip(lie, gateway), ip(own, gateway)]
+frames += [b"\\x33\\x33\\0\\0\\0\\1" + own + b"\\x86\\xdd" + six]
+frames += [everybody + own + b"\\x81\\x00\\x00\\x05" + ip(own, victim)[12:]]
 for frame in frames:
     raw.send(frame.ljust(60, b"\\0"))
 print("sent", len(frames))
@@ -303,8 +301,8 @@ print("sent", len(frames))
 
 
 def test_the_host_and_other_networks_are_out_of_reach(live: LiveDaemon) -> None:
-    _, gateway, _ = _address(live, "c")
-    elsewhere, other_gateway, _ = _address(live, "d")
+    _, gateway, _ = _address(live, "wc")
+    elsewhere, other_gateway, _ = _address(live, "wd")
     addresses = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
     host = [a for a in addresses if "." in a]
     with subprocess.Popen(
@@ -312,9 +310,14 @@ def test_the_host_and_other_networks_are_out_of_reach(live: LiveDaemon) -> None:
     ) as server:
         try:
             for address in {gateway, other_gateway, *host}:
-                shown = _sh(live, "c", f"nc -w 3 {address} 18999 < /dev/null")
+                shown = _sh(live, "wc", f"nc -w 3 {address} 18999 < /dev/null")
                 assert "reached" not in shown, address
-            assert "bytes from" not in _sh(live, "c", f"ping -c1 -W2 {elsewhere}")
-            assert "fe80" not in _sh(live, "c", "cat /proc/net/if_inet6 2>/dev/null | grep eth0")
+            assert "bytes from" not in _sh(live, "wc", f"ping -c1 -W2 {elsewhere}")
+            local = re.findall(
+                r"^(fe80\w+).*eth0", _sh(live, "wa", "cat /proc/net/if_inet6"), re.MULTILINE
+            )
+            for one in local:
+                text = ":".join(one[i : i + 4] for i in range(0, 32, 4))
+                assert "bytes from" not in _sh(live, "wc", f"ping -6 -c1 -W2 -I eth0 {text}")
         finally:
             server.kill()
