@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Starting the daemon, bridges and guests needs root.
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=HYBRID_ROOT,STACK_PORT)
 PYTEST := $(BIN)/python -m pytest
+# $(call as_root,COMMAND): what the command leaves in the checkout (caches) goes back to the checkout's owner.
+as_root = $(SUDO) $(1); status=$$?; $(SUDO) chown -Rh --reference=Makefile .; exit $$status
 
 .DEFAULT_GOAL := help
 .PHONY: help setup packages run lint format types imports unit functional integration conformance test lock clean distclean
@@ -22,7 +24,7 @@ $(VENV)/.complete: requirements.lock pyproject.toml scripts/setup
 	@touch $@
 
 run: setup ## Build the guest, start the daemon, bring up and verify the example stack
-	$(SUDO) $(BIN)/python examples/stack/run.py
+	$(call as_root,$(BIN)/python examples/stack/run.py)
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -42,24 +44,24 @@ unit: setup ## Fast tests that run anywhere, and the linters
 	$(PYTEST) tests/unit tests/repo
 
 functional: setup testpackages ## Real processes, no guests (root)
-	$(SUDO) $(PYTEST) tests/functional
+	$(call as_root,$(PYTEST) tests/functional)
 
 integration: setup testpackages ## Real guests (root)
-	$(SUDO) $(PYTEST) tests/integration
+	$(call as_root,$(PYTEST) tests/integration)
 
 conformance: setup testpackages ## Docker's clients against the daemon (root)
-	$(SUDO) $(PYTEST) tests/conformance
+	$(call as_root,$(PYTEST) tests/conformance)
 
 .PHONY: bench
 bench: setup ## Measure: CLI start, cold run, exec, output, memory (root; minutes)
-	$(SUDO) $(BIN)/python benchmarks/everything.py
+	$(call as_root,$(BIN)/python benchmarks/everything.py)
 
 .PHONY: testpackages
 testpackages:
 	@scripts/setup packages test
 
 test: setup testpackages ## Everything: linters, unit, functional, integration, conformance (root)
-	$(SUDO) $(PYTEST) tests
+	$(call as_root,$(PYTEST) tests)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
