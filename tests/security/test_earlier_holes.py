@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from hybrid.network.model import PortMapping
 from hybrid.wire.messages import Evidence
 from tests.agentdriver import Driver
 from tests.functional.agent.conftest import agent_directory, agent_process, driver, layers
-from tests.functional.network.conftest import lab
 from tests.security.conftest import RunningDaemon
 
-__all__ = ["agent_directory", "agent_process", "driver", "lab", "layers"]
+__all__ = ["agent_directory", "agent_process", "driver", "layers"]
 pytestmark = pytest.mark.root
 SYS_ADMIN = 21
 
@@ -86,26 +84,6 @@ def test_health_checks_go_on_after_a_restart_of_the_daemon(daemon: RunningDaemon
     assert last()[0] == "healthy"
 
 
-async def test_a_published_port_does_not_bypass_the_hosts_firewall(lab: Any) -> None:
-    """A drop in a chain of the host's, at the ordinary priority, wins over what hybrid accepts."""
-    outsider = lab.outsider()
-    one = await lab.attach(lab.front, 2)
-    one.serve(80, "one")
-    await lab.networks.publish(lab.endpoint(lab.front, 2), [PortMapping("", 8080, "", 80)])
-    assert outsider.ask("198.51.100.1", 8080).startswith("one")
-    lab.run("nft", "add table inet hosts")
-    lab.run(
-        "nft",
-        "add chain inet hosts forward { type filter hook forward priority 0 ; policy accept ; }",
-    )
-    lab.run("nft", "add rule inet hosts forward iifname outside0 drop")
-    assert outsider.ask("198.51.100.1", 8080) == ""
-    lab.run("nft", "flush chain inet hosts forward")
-    assert outsider.ask("198.51.100.1", 8080).startswith("one")
-    lab.run("nft", "add rule inet hosts forward tcp dport 80 drop")
-    assert outsider.ask("198.51.100.1", 8080) == ""
-
-
 def _until(condition: Any, seconds: float = 20) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -129,6 +107,7 @@ def test_the_list_is_complete() -> None:
         "ports that bypass the firewall": "test_a_published_port_does_not_bypass",
         "restart that kills health checks": "test_health_checks_go_on",
     }
-    text = "".join(path.read_text() for path in here.glob("test_*.py"))
+    network = here.parent / "functional" / "network" / "test_host_firewall.py"
+    text = "".join(path.read_text() for path in (*here.glob("test_*.py"), network))
     for hole, test in held.items():
         assert f"def {test}" in text, hole
