@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from hybrid.network.model import PortMapping
+
+pytestmark = pytest.mark.root
 
 
 async def test_a_published_port_does_not_bypass_the_hosts_firewall(lab: Any) -> None:
