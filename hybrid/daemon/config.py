@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hybrid.engine.machine import ID_LIMIT, ID_RANGE
 from hybrid.errors import InvalidInput
 from hybrid.units import GIB, parse_size
 
@@ -15,6 +16,9 @@ from hybrid.units import GIB, parse_size
 def _size(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
+
+_BAND_FIRST, _BAND_END = 1_980_000_000, 2**31 - ID_RANGE
+_PLACES_LEFT = 256  # at least so many containers of one instance find a place
 
 Size = Annotated[int, BeforeValidator(_size)]
 
@@ -29,11 +33,24 @@ class Config(BaseModel):
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     policy: str = "default"
     """The policy profile (vmconfigs/policies) that confines containers."""
-    host_first_id: int = Field(default=10_000_000, ge=100_000, le=4_000_000_000)
-    """Where the user-namespace ranges of containers on this host's own kernel begin."""
+    host_first_id: int | None = Field(default=None, ge=100_000, le=4_000_000_000)
+    """Where the user-namespace ranges of containers on this host's own kernel begin; none: see ``host_ids``."""
     writable_size: Size = Field(default=16 * GIB, ge=GIB >> 4)
     """How much a container in a guest can write into its own file system (the disk is sparse)."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def host_ids(self, instance: str) -> range:
+        """The first ids of the user-namespace ranges for containers on this host's own kernel.
+
+        Each instance begins at a place of its own in a band that nobody else uses: above the uids of QEMU
+        (hybrid.machine.design) and of the layers' converters (hybrid.image.layer), both below 1_980_000_000,
+        and within 31 bits, for not every program takes more.
+        """
+        if self.host_first_id is not None:
+            return range(self.host_first_id, ID_LIMIT, ID_RANGE)
+        places = (_BAND_END - _BAND_FIRST) // ID_RANGE
+        place = int(instance, 16) % (places - _PLACES_LEFT)
+        return range(_BAND_FIRST + place * ID_RANGE, _BAND_END, ID_RANGE)
 
 
 def load(path: Path) -> Config:

@@ -54,7 +54,7 @@ def engine(paths: Paths, config: Config) -> Engine:
     )
     settings = Settings(
         policy=config.policy,
-        host_first_id=config.host_first_id,
+        host_ids=config.host_ids(paths.instance),
         writable_size=config.writable_size,
     )
     return Engine(paths, settings, ImageStore(paths), Networks(paths), backends)

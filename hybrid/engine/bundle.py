@@ -117,7 +117,6 @@ def spec_request(
     requests: Sequence[MountRequest],
     *,
     id_base: int,
-    cgroup_path: str,
 ) -> SpecRequest:
     """``facts`` None: for checking the request before there is a machine."""
     spec, limits = record.spec, record.spec.limits
@@ -129,7 +128,6 @@ def spec_request(
         args=[record.path, *record.args],
         isolation=isolations.parse(spec.isolation),
         cgroup=facts.cgroup if facts else "v2",
-        cgroup_path=cgroup_path,
         id_map=(id_base, 65536),
         env=spec.env,
         user=spec.user,

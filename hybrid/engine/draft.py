@@ -104,9 +104,7 @@ class Drafts:
             )
             for mount in record.spec.mounts
         ]
-        request = bundle.spec_request(
-            record, profile, None, requests, id_base=_ANY_ID, cgroup_path=""
-        )
+        request = bundle.spec_request(record, profile, None, requests, id_base=_ANY_ID)
         runtime_spec.build(request)
         for mount in record.spec.mounts:
             if mount.kind == "bind":

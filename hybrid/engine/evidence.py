@@ -75,7 +75,6 @@ class Prover:
                 machine.facts,
                 [],
                 id_base=record.id_base,
-                cgroup_path="/verify",
             )
         )
         linux, process = config["linux"], config["process"]

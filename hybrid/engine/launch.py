@@ -24,7 +24,7 @@ from hybrid.engine.blobs import send_blobs
 from hybrid.engine.container import Endpoint, Record
 from hybrid.engine.images import Images
 from hybrid.engine.live import Container, Run
-from hybrid.engine.machine import Devices, Machine, settle, to_plain
+from hybrid.engine.machine import ID_LIMIT, ID_RANGE, Devices, Machine, settle, to_plain
 from hybrid.engine.machines import Machines
 from hybrid.engine.networks import Joined, Networks
 from hybrid.engine.placement import Choice, Wanted, place
@@ -40,7 +40,7 @@ from hybrid.units import GIB
 from hybrid.wire.messages import CreateContainer, Delete, IdMap, Interface, Source, StartContainer
 
 log = logging.getLogger(__name__)
-GUEST_FIRST_ID = 100_000
+GUEST_IDS = range(100_000, ID_LIMIT, ID_RANGE)
 NANO = 1_000_000_000
 
 
@@ -49,9 +49,8 @@ class Settings:
     """What the daemon's configuration says about starting containers."""
 
     policy: str = "default"
-    host_first_id: int = 10_000_000
+    host_ids: range = range(100_000, ID_LIMIT, ID_RANGE)
     writable_size: int = 16 * GIB
-    writable_in_memory: bool = False
     create_timeout: float = 120.0
 
 
@@ -250,8 +249,8 @@ class Launcher:
         spec = record.spec
         profile = profiles.load(self.settings.policy)
         mapped = runtime_spec.uses_user_namespace(profile, spec.userns_mode, spec.privileged)
-        first = GUEST_FIRST_ID if machine.record.kind == "guest" else self.settings.host_first_id
-        record.id_base = machine.take_id_range(record.id, first) if mapped else 0
+        ids = GUEST_IDS if machine.record.kind == "guest" else self.settings.host_ids
+        record.id_base = machine.take_id_range(record.id, ids) if mapped else 0
         config = runtime_spec.build(
             bundle.spec_request(
                 record,
@@ -259,7 +258,6 @@ class Launcher:
                 machine.facts,
                 parts.mounts.requests,
                 id_base=record.id_base,
-                cgroup_path=self._cgroup(record, machine),
             )
         )
         record.process = config["process"]
@@ -287,10 +285,6 @@ class Launcher:
             rows=spec.console[0],
             columns=spec.console[1],
         )
-
-    def _cgroup(self, record: Record, machine: Machine) -> str:
-        group = "hybrid" if machine.own_kernel else f"hybrid-{self._paths.instance}"
-        return f"/{group}/{record.id}"
 
     def _same(self, reference: str) -> str:
         return self._find(reference).id if reference else ""

@@ -38,7 +38,8 @@ FIRST_DELAY, LAST_DELAY = 0.05, 5.0  # seconds between tries to make the link ag
 STEADY = 10.0  # a link that held so long was a good one
 MAX_STRANGERS = 256  # exits of unknown processes that are seen to on one link
 FACT_MAX = 256  # characters of what a guest says about itself
-ID_RANGE = 65536
+ID_RANGE = 65536  # ids of one container's user namespace
+ID_LIMIT = 2**32 - ID_RANGE  # no range begins there or above: the last id of all means "none"
 ENTROPY_BYTES = 64
 
 
@@ -275,12 +276,14 @@ class Machine:
             name in names(devices)[kind] for user, devices in self.users.items() if user != but
         )
 
-    def take_id_range(self, container: str, first: int) -> int:
-        """The lowest free user-namespace range of this machine."""
-        taken = set(self.bases.values())
-        base = first
-        while base in taken:
-            base += ID_RANGE
+    def take_id_range(self, container: str, firsts: range) -> int:
+        """The lowest free user-namespace range of this machine, of those that begin at ``firsts``."""
+        taken = {base for user, base in self.bases.items() if user != container}
+        base = next((first for first in firsts if first not in taken), None)
+        if base is None:
+            raise Unavailable(
+                f"machine {self.record.name} has no free range of user ids for one more container"
+            )
         self.bases[container] = base
         return base
 

@@ -53,7 +53,6 @@ class SpecRequest:
     architecture: str = "x86_64"
     kernel: str = ""
     cgroup: resources.Cgroup = "v2"
-    cgroup_path: str = ""
     id_map: tuple[int, int] = DEFAULT_IDS
     env: Sequence[str] = ()
     user: str = ""
@@ -283,8 +282,6 @@ def _linux(
         linux["seccomp"] = seccomp.for_capabilities(
             options.seccomp_profile, caps, request.architecture, request.kernel
         )
-    if request.cgroup_path:
-        linux["cgroupsPath"] = request.cgroup_path
     return linux
 
 

@@ -68,3 +68,17 @@ async def test_a_stale_socket_is_replaced_and_a_live_one_is_not(tmp_path: Path) 
 class Hangup(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
+
+
+def test_each_instance_has_ids_of_its_own_on_this_kernel() -> None:
+    instances = ["00000000", "0000002a", "ffffffff", "89abcdef"]
+    ranges = [config.Config().host_ids(instance) for instance in instances]
+    assert len({ids.start for ids in ranges}) == len(instances)
+    for ids in ranges:
+        assert ids.step == 65536 and len(ids) >= 256
+        assert ids.start >= 1_970_000_000 + 2**20 and ids[-1] + 65536 <= 2**31 - 1
+
+
+def test_the_configured_ids_win_and_end_before_the_last_id_of_all() -> None:
+    ids = config.Config(host_first_id=4_000_000_000).host_ids("00000000")
+    assert ids[0] == 4_000_000_000 and ids[-1] + 65536 <= 2**32 - 1

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from hybrid.engine import health, names, restart, signals
 from hybrid.engine.container import STEPS, Health, HealthCheck, HealthProbe, Record, Restart, Spec
 from hybrid.engine.events import KEPT, Events
+from hybrid.engine.machine import ID_LIMIT, ID_RANGE, Machine, MachineRecord
 from hybrid.engine.output import FOLLOW_RESTARTS, Log
 from hybrid.engine.placement import Choice, Wanted, place
 from hybrid.engine.store import MIGRATIONS, Store
-from hybrid.errors import Conflict, Internal, InvalidInput, NotFound
+from hybrid.errors import Conflict, Internal, InvalidInput, NotFound, Unavailable
 from hybrid.wire import journal
 from hybrid.wire.journal import Record as Line
 
@@ -411,3 +412,27 @@ def test_the_tail_begins_at_a_line_inside_a_record(tmp_path: Path) -> None:
     assert log.tail(1, {1}) == (2 * journal.HEADER.size + 11, 1)
     assert log.tail(99, {1, 2}) == (0, 0)
     assert log.tail(0, {1}) == (log.place(), 0)
+
+
+# --- id ranges ---
+
+
+def machine() -> Machine:
+    made = MachineRecord("m" * 64, "host", "host", "host", 1)
+    return Machine(made, provider=None)  # type: ignore[arg-type]
+
+
+def test_id_ranges_differ_and_a_freed_one_is_taken_again() -> None:
+    host, firsts = machine(), range(100_000, ID_LIMIT, ID_RANGE)
+    assert [host.take_id_range(one, firsts) for one in "abc"] == [100_000, 165_536, 231_072]
+    host.bases.pop("b")
+    assert host.take_id_range("d", firsts) == 165_536
+    assert host.take_id_range("d", firsts) == 165_536
+
+
+def test_without_a_free_id_range_that_is_said() -> None:
+    host, firsts = machine(), range(4_000_000_000, ID_LIMIT, ID_RANGE)
+    last = [host.take_id_range(str(number), firsts) for number in range(len(firsts))][-1]
+    assert last + ID_RANGE < 2**32
+    with pytest.raises(Unavailable, match="machine host has no free range of user ids"):
+        host.take_id_range("one more", firsts)

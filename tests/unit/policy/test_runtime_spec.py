@@ -32,7 +32,7 @@ def request(**changes: Any) -> SpecRequest:
 
 
 CASES = {
-    "plain": request(cgroup_path="/hybrid/0123456789ab"),
+    "plain": request(),
     "full": request(
         args=["/entry", "serve"],
         env=["A=1", "PATH=/opt/bin"],
