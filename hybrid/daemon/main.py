@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
 import logging
 import os
@@ -29,7 +28,6 @@ from hybrid.paths import Paths
 
 log = logging.getLogger(__name__)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 SHUTDOWN_TIMEOUT = 2.0
 NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
 # What it logs beside our own middleware is what clients send that is no HTTP, with a traceback each.
@@ -76,7 +74,7 @@ def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) ->
         logging.getLogger(quiet).setLevel(logging.CRITICAL)
     sockets = [listeners.parse(host) for host in hosts] or [paths.socket]
     with _locked(paths.pid_file):
-        _become_subreaper()
+        orphans.become_subreaper()
         try:
             asyncio.run(_serve(paths, config, sockets))
         except OSError as error:
@@ -100,13 +98,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _become_subreaper() -> None:
-    """Orphans of our children (QEMU is daemonised by a double fork) come to us, not to a PID 1 that may not reap."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        log.warning("cannot become the subreaper: %s", os.strerror(ctypes.get_errno()))
 
 
 async def _serve(paths: Paths, config: configuration.Config, sockets: list[Path]) -> None:

@@ -220,6 +220,7 @@ class Execs:
         except BaseException as error:
             text = error.message if isinstance(error, HybridError) else str(error)
             self._over(one, 127 if "no such file" in text or "not found" in text else 126)
+            self.detach(one)  # the agent may have made it
             raise
         record.pid = started.pid
         self._save(one)

@@ -10,6 +10,7 @@ import pytest
 
 from hybrid.engine.container import HealthCheck, Mount, Port, Restart
 from hybrid.engine.engine import Engine
+from hybrid.engine.execs import ExecSpec
 from hybrid.engine.live import Container
 from hybrid.errors import (
     Conflict,
@@ -372,3 +373,16 @@ async def test_a_state_that_cannot_be_read_is_said(world: World) -> None:
     world.paths.database.write_bytes(b"not a database at all" * 100)
     with pytest.raises(Internal, match="state database"):
         await world.engine()
+
+
+async def test_an_exec_that_cannot_start_does_not_stay_in_the_agent(
+    world: World, engine: Engine
+) -> None:
+    container = await started(engine)
+    agent = world.guests.agent
+    agent.fail["StartExec"] = InvalidInput('exec: "x": executable file not found in $PATH')
+    one = engine.execs.create(container, ExecSpec(["x"]))
+    with pytest.raises(InvalidInput):
+        await engine.execs.start(one)
+    assert one.record.exit_code == 127
+    await until(lambda: (container.id, one.record.id) not in agent.processes)
