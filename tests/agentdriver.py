@@ -25,6 +25,7 @@ from hybrid.wire.messages import (
     StartExec,
 )
 
+GROUP = "hybrid-test"  # the agent's --group
 CAPABILITIES = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_SETGID"]
 CAPABILITIES += ["CAP_SETUID", "CAP_SETFCAP", "CAP_NET_BIND_SERVICE", "CAP_KILL", "CAP_NET_RAW"]
 

@@ -12,7 +12,6 @@ from hybrid.agent import syscalls
 from hybrid.errors import Unsupported
 
 ROOT = Path("/sys/fs/cgroup")
-PARENT = "/hybrid"
 Layout = Literal["v2", "v1", "hybrid"]
 
 # what of an OCI ``linux.resources`` object needs which controller (v2 name)
@@ -131,30 +130,24 @@ class Group:
     """One container's control group: its directory, for v1 one a controller."""
 
     directories: dict[str, Path]  # controller to directory; "" is the v2 one
+    path: str = ""  # below the hierarchy's root, for people
 
     @classmethod
-    def of(cls, pid: int) -> Group:
-        """The group that the process ``pid`` is in (``/proc/PID/cgroup``: ``id:controllers:path``)."""
+    def of(cls, pid: int, group: str) -> Group:
+        """The group named ``group`` of the process ``pid`` (``/proc/PID/cgroup``: ``id:controllers:path``)."""
         found = {}
         for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
             _, names, path = line.split(":", 2)
             for name in names.split(","):
                 mounted = ROOT / name if name else ROOT
                 directory = mounted / path.lstrip("/")
-                if directory.is_dir() and path.startswith(PARENT):
+                if directory.is_dir() and path.startswith(group):
                     found[name] = directory
-        return cls(found)
+        return cls(found, group)
 
     @property
     def unified(self) -> Path | None:
         return self.directories.get("")
-
-    def path(self) -> str:
-        """Its path below the hierarchy's root, for people."""
-        for directory in self.directories.values():
-            parts = directory.parts
-            return "/" + "/".join(parts[parts.index(PARENT[1:]) :])
-        return ""
 
     def text(self, controller: str, name: str) -> str:
         """Contents of a file of the group, "" if there is none (no such controller, or the group is gone)."""

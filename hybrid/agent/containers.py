@@ -51,12 +51,18 @@ class _Turn:
 
 
 class Containers:
-    """All containers of this machine. ``emit`` is called with each event."""
+    """All containers of this machine. ``emit`` is called with each event, ``group`` is the parent of their cgroups."""
 
     def __init__(
-        self, storage: Storage, crun: Crun, reaper: Reaper, emit: Callable[[object], None]
+        self,
+        storage: Storage,
+        crun: Crun,
+        reaper: Reaper,
+        emit: Callable[[object], None],
+        group: str,
     ) -> None:
         self._storage, self._crun, self._reaper, self._emit = storage, crun, reaper, emit
+        self._group = group
         self._all: dict[str, Container] = {}
         self._turns: dict[str, _Turn] = {}
 
@@ -126,7 +132,7 @@ class Containers:
             user = _user(image, request.config.get("process") or {})
             filling = bundle.Filling(
                 root=str(root),
-                cgroup=f"{cgroups.PARENT}/{request.container}",
+                cgroup=self._cgroup(request.container),
                 user=user,
                 id_map=request.id_map,
                 namespaces=self._namespaces(request),
@@ -150,6 +156,9 @@ class Containers:
         finally:
             os.close(image)
         descriptors.write_private(directory / "config.json", json.dumps(container.config))
+
+    def _cgroup(self, container: str) -> str:
+        return f"/{self._group}/{container}"
 
     def _namespaces(self, request: CreateContainer) -> dict[str, str | None]:
         """Kinds of namespaces and what to join; a joined one is a descriptor that we hold, never a pid's."""
@@ -216,7 +225,7 @@ class Containers:
         _finish_mounts(container)
         container.root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, container.root)
-        container.group = cgroups.Group.of(pid)
+        container.group = cgroups.Group.of(pid, self._cgroup(request.container))
         stack.callback(oom.watch(container.group, lambda: self._oom(container)))
 
     # --- life --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def read(group: Group, pid: int) -> ContainerEvidence:
         uid_map=(process / "uid_map").read_text(),
         gid_map=(process / "gid_map").read_text(),
         mounts=(process / "mountinfo").read_text(errors="replace").splitlines(),
-        cgroup=group.path(),
+        cgroup=group.path,
         limits=limits,
         apparmor=_optional(process / "attr/apparmor/current")
         or _optional(process / "attr/current"),

@@ -45,7 +45,7 @@ class Service:
         self._reaper.install()
         self._crun = Crun(options.state, self._reaper)
         self._storage = Storage(options.state)
-        self._containers = Containers(self._storage, self._crun, self._reaper, emit)
+        self._containers = Containers(self._storage, self._crun, self._reaper, emit, options.group)
         self._machine = MachineProcesses(self._reaper, emit)
         self._identity = system.Identity(options.guest)
         self._runtime = system.recorded_runtime()

@@ -36,6 +36,11 @@ class Place:
     def socket(self) -> str:
         return f"{self.run}/{self.machine_id[:12]}.sock"
 
+    @property
+    def group(self) -> str:
+        """The control group that its containers' are below: daemons that share a box have one each."""
+        return f"hybrid-{self.machine_id[:12]}"
+
     def program(self, agent: bytes) -> str:
         """Named by content: a running agent never finds other modules in its archive."""
         return f"{self.directory}/agent-{hashlib.sha256(agent).hexdigest()[:16]}.pyz"
@@ -63,6 +68,7 @@ async def start(connection: Connection, place: Place, agent: bytes) -> None:
     digest = hashlib.sha256(agent).hexdigest()
     await _remote(connection, "put", program, digest, str(len(agent)), data=agent)
     options = ("--unix", place.socket, "--state", f"{place.directory}/state")
+    options += ("--group", place.group)
     await _remote(connection, "start", place.directory, place.socket, program, *options)
 
 

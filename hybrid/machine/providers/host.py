@@ -1,9 +1,10 @@
 """This host itself as a machine: the agent on its own kernel, over a Unix socket.
 
-There is exactly one, ``host``. Its agent is a process of its own that outlives the daemon and is
-adopted by the next one; ``connect`` starts it when none runs. It runs from a copy of the zip
-application that is named by its content, so a new version on disk never pulls modules out from
-under a running agent; ``open`` puts the new version in place when nothing runs in the old one.
+There is exactly one, ``host``. Its agent is a process of its own, in a session and a control group of
+its own, that outlives the daemon and is adopted by the next one; ``connect`` starts it when none
+runs. It runs from a copy of the zip application that is named by its content, so a new version on
+disk never pulls modules out from under a running agent; ``open`` puts the new version in place when
+nothing runs in the old one.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hybrid.errors import Conflict, HybridError, NotFound, Unavailable, Unsuppor
 from hybrid.link import unix
 from hybrid.link.client import AgentClient
 from hybrid.link.transport import Transport
-from hybrid.machine import orphans
+from hybrid.machine import orphans, standing
 from hybrid.machine.provider import (
     Disk,
     Feature,
@@ -56,6 +57,7 @@ class HostProvider:
         self._agent = agent
         self._probe = probe
         self._directory = paths.host_agent
+        self._group = f"hybrid-{paths.instance}"
         self._socket = self._directory / "agent.sock"
         self._pid_file = self._directory / "pid"
         self._log = self._directory / "log"
@@ -132,6 +134,8 @@ class HostProvider:
             if pid is not None:
                 await self._stop(pid)
             shutil.rmtree(self._directory, ignore_errors=True)
+            for group in (self._own_group, self._group):
+                standing.remove(group)
 
     async def list(self) -> list[MachineStatus]:
         """The one, whether its agent runs yet or not: there is nothing else that could be down."""
@@ -178,6 +182,10 @@ class HostProvider:
         state = self._directory / "state" / "crun"
         return state.is_dir() and any(state.iterdir())
 
+    @property
+    def _own_group(self) -> str:
+        return f"{self._group}-agent"
+
     def _copy(self) -> Path:
         digest = hashlib.sha256(self._agent.read_bytes()).hexdigest()[:16]
         return self._directory / f"agent-{digest}.pyz"
@@ -196,6 +204,7 @@ class HostProvider:
         program = self._copy()
         shutil.copyfile(self._agent, program)
         pid = self._spawn(program)
+        standing.move(pid, self._own_group)
         self._pid_file.write_text(f"{pid} {_start_time(pid)} {program}\n")
         self._watch(pid)
         await self._wait_ready(pid)
@@ -204,6 +213,7 @@ class HostProvider:
         """Starts it in a session of its own, with nothing of the daemon's open."""
         arguments = [sys.executable, "-I", str(program), "--unix", str(self._socket)]
         arguments += ["--state", str(self._directory / "state")]
+        arguments += ["--group", self._group]
         arguments += ["--probe", str(self._probe)] if self._probe else []
         output = (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         return os.posix_spawn(

@@ -19,7 +19,7 @@ from hybrid.errors import Unavailable
 from hybrid.link import unix
 from hybrid.link.transport import Transport
 from hybrid.wire.messages import Source
-from tests.agentdriver import Driver, make_layers
+from tests.agentdriver import GROUP, Driver, make_layers
 
 NEEDED = ("crun", "mksquashfs", "busybox")
 ROOT = Path(__file__).parents[3]
@@ -48,7 +48,8 @@ class RunningAgent:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "hybrid.agent.main", "--unix", str(self.socket)]
-        self.process = subprocess.Popen([*command, "--state", str(self.state)], cwd=ROOT)
+        command += ["--state", str(self.state), "--group", GROUP]
+        self.process = subprocess.Popen(command, cwd=ROOT)
 
 
 @pytest.fixture

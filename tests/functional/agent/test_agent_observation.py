@@ -13,7 +13,7 @@ import pytest
 
 from hybrid.errors import Conflict, Unsupported
 from hybrid.wire.messages import CreateExec, Delete, Evidence, Interface, StartExec, Stats, Top
-from tests.agentdriver import Driver
+from tests.agentdriver import GROUP, Driver
 
 _numbers = itertools.count()
 
@@ -103,7 +103,7 @@ async def test_evidence_is_what_the_kernel_says(driver: Driver) -> None:
     assert found.uid_map.split() == ["0", "100000", "65536"]
     for kind in ("user", "net", "pid", "mnt", "ipc", "uts"):
         assert found.namespaces[kind] != found.machine_namespaces[kind]
-    assert found.cgroup == f"/hybrid/{name}"
+    assert found.cgroup == f"/{GROUP}/{name}"
     assert found.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert any(" / / " in line for line in found.mounts)
     await driver.client.call(Delete(name))

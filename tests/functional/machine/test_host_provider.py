@@ -13,6 +13,7 @@ import pytest
 
 from hybrid.errors import NotFound, Unavailable, Unsupported
 from hybrid.link.client import AgentClient
+from hybrid.machine import standing
 from hybrid.machine.provider import Feature
 from hybrid.machine.providers.host import HostProvider
 from hybrid.paths import Paths
@@ -53,6 +54,17 @@ async def test_it_starts_when_it_is_needed(provider: HostProvider) -> None:
     assert await boot_id(provider) == await boot_id(provider)
     pid = await pid_of(provider)
     assert os.getsid(pid) == pid, "a session of its own"
+
+
+async def test_it_is_in_a_control_group_of_its_own(provider: HostProvider, paths: Paths) -> None:
+    await boot_id(provider)
+    group, places = f"/hybrid-{paths.instance}-agent", standing.hierarchies()
+    if not all(os.access(place, os.W_OK) for place in places):
+        pytest.skip("control groups cannot be made here")
+    lines = Path(f"/proc/{await pid_of(provider)}/cgroup").read_text().splitlines()
+    assert sum(line.endswith(f":{group}") for line in lines) == len(places)
+    await provider.destroy("host")
+    assert not [place for place in places if (place / group[1:]).exists()]
 
 
 async def test_it_outlives_the_daemon_and_is_adopted(

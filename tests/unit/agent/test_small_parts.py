@@ -20,11 +20,20 @@ def test_options_are_one_of_three_ways_to_listen() -> None:
     given = options.Options.parse(["--unix", "/run/x", "--state", "/run/y", "--probe", "/p"])
     assert (given.unix, str(given.state), str(given.probe)) == ("/run/x", "/run/y", "/p")
     assert options.Options.parse(["--vsock", "1024", "--peer", "1"]).peer == 1
+    assert options.Options.parse(["--unix", "/run/x", "--group", "hybrid-1a"]).group == "hybrid-1a"
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--unix"], ["--unix", "a", "--serial", "b"], ["--vsock", "x"], ["--other"], ["--guest"]],
+    [
+        [],
+        ["--unix"],
+        ["--unix", "a", "--group", "../x"],
+        ["--unix", "a", "--serial", "b"],
+        ["--vsock", "x"],
+        ["--other"],
+        ["--guest"],
+    ],
 )
 def test_other_options_show_the_usage(arguments: list[str]) -> None:
     with pytest.raises(InvalidInput, match="usage:"):
