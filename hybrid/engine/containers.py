@@ -159,6 +159,9 @@ class Containers:
     async def start(self, reference: str) -> None:
         container = self.find(reference)
         record = container.record
+        if record.status == "starting":  # by its restart policy, or for another caller
+            async with container.lock:
+                pass
         if record.status in ("running", "paused", "starting"):
             if record.status == "paused":
                 raise Conflict("cannot start a paused container, try unpause instead")

@@ -209,6 +209,17 @@ async def test_a_failing_container_starts_again_as_often_as_asked(
     assert container.record.restart_count == 1
 
 
+async def test_a_start_waits_for_one_that_is_under_way(world: World, engine: Engine) -> None:
+    container, _ = await engine.containers.create("one", spec())
+    first = asyncio.create_task(engine.containers.start("one"))
+    await asyncio.sleep(0)
+    assert container.record.status == "starting"
+    with pytest.raises(NotModified):
+        await engine.containers.start("one")
+    assert container.record.status == "running"
+    await first
+
+
 async def test_a_stopped_container_does_not_start_again(world: World, engine: Engine) -> None:
     container = await started(engine, isolation="container", restart=Restart("always"))
     await engine.containers.stop("one")
