@@ -91,6 +91,12 @@ async def _nft(*arguments: str, text: str = "") -> str:
     except TimeoutError as error:
         process.kill()
         raise Internal(f"nft {' '.join(arguments)}: no answer in {_TIMEOUT:.0f} s") from error
+    if process.returncode and process.returncode < 0:
+        # nft reads all rules there are first, and 1.0.6 crashes on some that a newer one has written.
+        raise Internal(
+            f"nft {' '.join(arguments)} died of signal {-process.returncode}: does 'nft list ruleset'"
+            " work? Rules that a newer nft wrote from a container in the host's network can break it"
+        )
     if process.returncode:
         message = errors.decode(errors="replace").strip().splitlines()
         raise Internal(
