@@ -16,6 +16,7 @@ from hybrid.engine.events import Events
 from hybrid.engine.images import Images
 from hybrid.engine.launch import Launcher, Settings
 from hybrid.engine.live import Container
+from hybrid.engine.machine import settle
 from hybrid.engine.networks import Networks
 from hybrid.engine.output import Log
 from hybrid.engine.store import Store
@@ -73,6 +74,7 @@ class Containers:
         self._drafts = Drafts(
             self._paths, self._settings, images, volumes, networks, launcher, self.find
         )
+        self._images = images
         self._volumes = volumes
         self._networks = networks
         self.launcher = launcher
@@ -404,6 +406,7 @@ class Containers:
             del self._containers[record.id]
             self._names.pop(record.name, None)
         self.publish(record, "destroy", {})
+        await settle(self._images.released(record))
         await self.launcher.retain(record.kept)
         container.tell_removal()
 

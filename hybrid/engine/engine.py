@@ -92,6 +92,7 @@ class Engine:
         await self.machines.sweep()
         await settle(*map(self._supervisor.remove_strangers, self.machines.all()))
         self.machines.watch_adopted()
+        await settle(self.images.collect())
         self._supervisor.restart_what_should_run(containers)
         self.events.publish("daemon", "start", self.paths.instance)
 

@@ -63,9 +63,20 @@ class Images:
             self._events.publish("image", "load", one.id, {"name": one.name})
         return loaded
 
-    def tag(self, reference: str, new: str) -> None:
-        image = self._store.tag(reference, new)
+    async def tag(self, reference: str, new: str) -> None:
+        image = await self._store.tag(reference, new)
         self._events.publish("image", "tag", image.id, {"name": new})
+
+    async def collect(self) -> None:
+        """Deletes the layers that were kept for containers which are gone."""
+        await self._store.collect()
+
+    async def released(self, record: Record) -> None:
+        """The container was removed: if its image was before it, its layers need not be kept any more."""
+        try:
+            self._store.resolve(record.image)
+        except NotFound:
+            await self._store.collect()
 
     def users(self, image_id: str) -> list[Record]:
         return [record for record in self._containers() if record.image == image_id]

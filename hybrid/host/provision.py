@@ -67,8 +67,8 @@ async def start(connection: Connection, place: Place, agent: bytes) -> None:
     program = place.program(agent)
     digest = hashlib.sha256(agent).hexdigest()
     await _remote(connection, "put", program, digest, str(len(agent)), data=agent)
-    options = ("--unix", place.socket, "--state", f"{place.directory}/state")
-    options += ("--group", place.group)
+    paths = ("--unix", place.socket, "--state", f"{place.directory}/state")
+    options = (*paths, "--group", place.group)
     await _remote(connection, "start", place.directory, place.socket, program, *options)
 
 

@@ -6,8 +6,8 @@ blobs it needs and before those it no longer needs are deleted. So at any moment
 whole, and what a crash leaves over is swept at the next start (blobs nobody lists: at the next
 ``collect``).
 
-All methods are for the event loop's thread. ``load`` may run several at a time; nothing is
-collected meanwhile.
+All methods are for the event loop's thread, which never waits for the disk but to read a small
+document. ``load`` may run several at a time; nothing is collected meanwhile.
 """
 
 from __future__ import annotations
@@ -104,6 +104,8 @@ class ImageStore:
         self._blobs = Blobs(paths.images)
         self._images: dict[str, _Record] = {}
         self._loads = 0
+        self._collecting = asyncio.Lock()  # held by whoever deletes, and to begin a load
+        self._writing = asyncio.Lock()
         self.pinned = pinned
         self._open()
 
@@ -142,7 +144,11 @@ class ImageStore:
             manifest.config.digest, _Record(descriptor, manifest, parsed)
         )
 
-    def _write_index(self) -> None:
+    async def _write_index(self) -> None:
+        async with self._writing:
+            await _finished(replace_file, self._directory / "index.json", self._index())
+
+    def _index(self) -> bytes:
         entries: Documents = []
         for record in self._images.values():
             base = {
@@ -155,7 +161,7 @@ class ImageStore:
             if not record.names:
                 entries.append(base)
         document = {"schemaVersion": 2, "mediaType": manifests.OCI_INDEX, "manifests": entries}
-        replace_file(self._directory / "index.json", json.dumps(document, indent=1).encode())
+        return json.dumps(document, indent=1).encode()
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ class ImageStore:
 
     def config(self, image: Image) -> ImageConfig:
         """The image's configuration."""
-        return self._images[image.id].config
+        return self._known(image).config
 
     def raw_config(self, image: Image) -> dict[str, Any]:
         """The config document as it is stored, with what ``ImageConfig`` does not model."""
@@ -222,19 +228,33 @@ class ImageStore:
 
     def manifest(self, image: Image) -> Manifest:
         """The manifest: the layers' blobs, lowest first."""
-        return self._images[image.id].parsed
+        return self._known(image).parsed
 
     def blob(self, digest: str) -> Path:
         """The file of a stored blob."""
         return self._blobs.path(digest)
 
     async def layers(self, image: Image) -> Files:
-        """The layers' squashfs files, lowest first; those not yet there are converted now."""
-        record = self._images[image.id]
-        return [
-            await self._convert.convert(self._blobs.path(layer.digest), diff_id)
-            for layer, diff_id in zip(record.parsed.layers, record.config.diff_ids, strict=True)
-        ]
+        """The layers' squashfs files, lowest first; those not yet there are converted now.
+
+        NotFound if the image was removed, be it meanwhile.
+        """
+        record = self._known(image)
+        pairs = zip(record.parsed.layers, record.config.diff_ids, strict=True)
+        try:
+            return [
+                await self._convert.convert(self._blobs.path(layer.digest), diff_id)
+                for layer, diff_id in pairs
+            ]
+        except HybridError:
+            self._known(image)
+            raise
+
+    def _known(self, image: Image) -> _Record:
+        record = self._images.get(image.id)
+        if record is None:
+            raise NotFound(f"No such image: {image.id}")
+        return record
 
     def save(self, texts: Sequence[str]) -> AsyncIterator[bytes]:
         """An archive of these images, as ``docker save``: a name goes out with itself, an id with
@@ -254,14 +274,14 @@ class ImageStore:
 
     # --- names and removal -----------------------------------------------------------------------
 
-    def tag(self, source: Image | str, target: str) -> Image:
+    async def tag(self, source: Image | str, target: str) -> Image:
         """Gives ``source`` the name ``target``, taking it from the image that had it."""
         image = self.resolve(source.id if isinstance(source, Image) else source)
         ref = reference.parse(target)
         if ref.digest:
             raise InvalidInput("refusing to create a tag with a digest reference")
         self._name(image.id, [str(ref)])
-        self._write_index()
+        await self._write_index()
         return self._image(image.id)
 
     def _name(self, image_id: str, references: Iterable[str]) -> None:
@@ -294,11 +314,11 @@ class ImageStore:
         removed = [{"Untagged": reference.parse(name).familiar} for name in names]
         if not record.names:
             del self._images[image.id]
-        self._write_index()
+        await self._write_index()
         if not record.names:
             removed.append({"Deleted": image.id})
             removed += [{"Deleted": layer} for layer in self._gone_layers(record)]
-        self.collect()
+        await self.collect()
         return removed
 
     @staticmethod
@@ -322,12 +342,16 @@ class ImageStore:
         chain_ids = reversed(digests.chain_ids(record.config.diff_ids))
         return [chain for chain in chain_ids if chain not in kept]
 
-    def collect(self) -> None:
+    async def collect(self) -> None:
         """Deletes blobs and layer files that no image and no container needs; nothing while a load
         runs.
         """
-        if self._loads:
-            return
+        async with self._collecting:
+            if not self._loads:
+                await _finished(self._delete_all_but, *self._needed())
+
+    def _needed(self) -> tuple[set[str], set[str]]:
+        """Digests of blobs, and names of layers."""
         blobs: set[str] = set()
         diff_ids = set(self.pinned())
         for image_id, record in self._images.items():
@@ -337,12 +361,15 @@ class ImageStore:
                 *(layer.digest for layer in record.parsed.layers),
             }
             diff_ids |= set(record.config.diff_ids)
-        for digest in self._blobs.all() - blobs:
-            self._blobs.delete(digest)
-        wanted = {digests.hexadecimal(diff_id) for diff_id in diff_ids}
-        for path in self._layers.glob("*.squashfs"):
-            if path.stem not in wanted:
-                path.unlink()
+        return blobs, {digests.hexadecimal(diff_id) for diff_id in diff_ids}
+
+    def _delete_all_but(self, blobs: set[str], layers: set[str]) -> None:
+        with disk_errors(self._directory):
+            for digest in self._blobs.all() - blobs:
+                self._blobs.delete(digest)
+            for path in self._layers.glob("*.squashfs"):
+                if path.stem not in layers:
+                    path.unlink()
 
     # --- loading ---------------------------------------------------------------------------------
 
@@ -354,7 +381,8 @@ class ImageStore:
         All or nothing: on any error the store is as before. InvalidInput says what is wrong with
         the archive, Unavailable that the disk is full.
         """
-        self._loads += 1
+        async with self._collecting:
+            self._loads += 1
         try:
             async with self._plain(source, progress) as plain:
                 length = os.fstat(plain.fileno()).st_size
@@ -363,7 +391,7 @@ class ImageStore:
             return await self._adopt(unpacked, progress)
         finally:
             self._loads -= 1
-            self.collect()
+            await self.collect()
 
     async def _adopt(self, unpacked: Sequence[Unpacked], progress: Progress) -> Loaded:
         known = set(self._images)
@@ -387,7 +415,7 @@ class ImageStore:
             self._name(image_id, item.references)
             names = [reference.parse(name).familiar for name in item.references]
             loaded += [LoadedImage(image_id, name) for name in names or [""]]
-        self._write_index()
+        await self._write_index()
         return loaded
 
     @staticmethod
@@ -432,6 +460,17 @@ class ImageStore:
             file.seek(0)
             stack.pop_all()
             return file
+
+
+async def _finished(work: Callable[..., None], *arguments: Any) -> None:
+    """Does it in a thread. Whoever is cancelled meanwhile waits for it: a thread cannot be stopped."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait({doing})
+        doing.exception()
+        raise
 
 
 def _unpack(source: IO[bytes], length: int, blobs: Blobs) -> list[Unpacked]:

@@ -184,7 +184,7 @@ async def tag(request: web.Request) -> web.Response:
     repository, tag_ = request.query.get("repo", ""), request.query.get("tag", "")
     if not repository:
         raise InvalidInput("invalid reference format: repo is empty")
-    engine_of(request).images.tag(
+    await engine_of(request).images.tag(
         request.match_info["name"], f"{repository}:{tag_}" if tag_ else repository
     )
     return empty(201)

@@ -397,3 +397,31 @@ async def test_an_exec_that_cannot_start_does_not_stay_in_the_agent(
         await engine.execs.start(one)
     assert one.record.exit_code == 127
     await until(lambda: (container.id, one.record.id) not in agent.processes)
+
+
+async def test_a_container_starts_again_though_its_image_was_removed(
+    world: World, engine: Engine
+) -> None:
+    container = await started(engine)
+    await engine.containers.stop("one", 0)
+    world.images.removed = True
+    with pytest.raises(NotFound, match="No such image"):  # and its layers were not kept
+        await engine.containers.start("one")
+    kept = world.paths.layers / "a.squashfs"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    await engine.containers.start("one")
+    assert container.record.status == "running"
+
+
+async def test_layers_go_with_the_last_container_of_a_removed_image(
+    world: World, engine: Engine
+) -> None:
+    for name in ("one", "two"):
+        await engine.containers.create(name, spec())
+    before = len(world.images.kept)
+    await engine.containers.remove("one")
+    assert len(world.images.kept) == before  # the image has them
+    world.images.removed = True
+    await engine.containers.remove("two")
+    assert world.images.kept[before:] == [[]]

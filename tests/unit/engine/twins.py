@@ -331,12 +331,19 @@ class FakeImages:
     """One image, ``busybox``."""
 
     pinned: Callable[[], Any]
+    removed = False
+
+    def __init__(self) -> None:
+        self.kept: list[list[str]] = []  # what was pinned at each collection
+
+    async def collect(self) -> None:
+        self.kept.append(list(self.pinned()))
 
     def list(self) -> list[Any]:
         return [self.resolve("busybox")]
 
     def resolve(self, reference: str) -> Any:
-        if reference not in ("busybox", "sha256:1"):
+        if self.removed or reference not in ("busybox", "sha256:1"):
             raise NotFound(f"No such image: {reference}:latest")
         return SimpleNamespace(
             id="sha256:1", names=["busybox:latest"], references=("busybox",), size=1
@@ -392,6 +399,7 @@ class World:
         self.host = FakeProvider("host", {Feature.DIRECTORIES, Feature.NICS})
         self.fabric = FakeFabric()
         self.shares = FakeShares()
+        self.images = FakeImages()
 
     async def engine(self) -> Engine:
         """A new engine that has opened itself."""
@@ -405,7 +413,7 @@ class World:
             probe=Path("/probe"),
         )
         settings = Settings(writable_size=64 << 20)
-        made = Engine(self.paths, settings, FakeImages(), self.fabric, backends)  # type: ignore[arg-type]
+        made = Engine(self.paths, settings, self.images, self.fabric, backends)  # type: ignore[arg-type]
         await made.open()
         return made
 

@@ -4,6 +4,7 @@ failures.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import Callable
@@ -132,7 +133,7 @@ async def test_the_store_is_found_again(
 ) -> None:
     made = simple()
     await load(store, made.docker_archive())
-    store.tag("made:1", "other")
+    await store.tag("made:1", "other")
     again = ImageStore(paths, converter)
     assert again.list() == store.list()
     assert again.resolve("other").id == made.id
@@ -178,7 +179,7 @@ async def test_a_name_moves_to_the_newer_image(store: ImageStore) -> None:
 async def test_removing_a_name_of_several_only_untags(store: ImageStore) -> None:
     made = simple()
     await load(store, made.docker_archive())
-    store.tag("made:1", "made:2")
+    await store.tag("made:1", "made:2")
     assert await store.remove("made:2") == [{"Untagged": "made:2"}]
     assert store.resolve("made:1").names == ["made:1"]
 
@@ -198,8 +199,8 @@ async def test_removing_the_last_name_deletes_everything(
 async def test_removing_by_id(store: ImageStore) -> None:
     made = simple()
     await load(store, made.docker_archive())
-    store.tag("made:1", "made:2")
-    store.tag("made:1", "other:1")
+    await store.tag("made:1", "made:2")
+    await store.tag("made:1", "other:1")
     short = made.id.removeprefix("sha256:")[:12]
     with pytest.raises(Conflict, match=f"unable to delete {short} \\(must be forced\\)"):
         await store.remove(short)
@@ -225,6 +226,33 @@ async def test_layers_that_containers_use_stay(paths: Paths, store: ImageStore) 
     store.pinned = lambda: [digest(made.layers[0])]
     await store.remove("made:1", force=True)
     assert len(list(paths.layers.iterdir())) == 1
+
+
+async def test_an_image_removed_while_its_layers_are_asked_for(
+    store: ImageStore, converter: MemoryConverter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await load(store, simple().docker_archive())
+    image = store.resolve("made:1")
+
+    async def removed_meanwhile(blob: Path, diff_id: str) -> Path:
+        await store.remove("made:1")
+        raise Internal(f"{blob}: No such file or directory")
+
+    monkeypatch.setattr(converter, "convert", removed_meanwhile)
+    for _ in range(2):  # meanwhile, and before
+        with pytest.raises(NotFound, match=f"No such image: {image.id}"):
+            await store.layers(image)
+    with pytest.raises(NotFound):
+        store.config(image)
+
+
+async def test_names_given_at_once_are_all_stored(
+    paths: Paths, store: ImageStore, converter: MemoryConverter
+) -> None:
+    await load(store, simple().docker_archive())
+    names = [f"other:{number}" for number in range(20)]
+    await asyncio.gather(*(store.tag("made:1", name) for name in names), store.collect())
+    assert set(ImageStore(paths, converter).resolve("made:1").names) == {"made:1", *names}
 
 
 def spoiled(change: Callable[[dict[str, bytes]], object], oci: bool = False) -> bytes:
@@ -390,7 +418,7 @@ async def test_what_a_crash_left_is_swept(
     orphan = b"orphan"
     (paths.images / "blobs/sha256" / digest(orphan).removeprefix("sha256:")).write_bytes(orphan)
     again = ImageStore(paths, converter)
-    again.collect()
+    await again.collect()
     assert files(paths) == before
 
 
@@ -409,9 +437,9 @@ async def test_a_damaged_store_is_said(
         ImageStore(paths, converter)
 
 
-def test_tagging_refuses_digests(store: ImageStore) -> None:
+async def test_tagging_refuses_digests(store: ImageStore) -> None:
     with pytest.raises(NotFound):
-        store.tag("nothing", "x")
+        await store.tag("nothing", "x")
 
 
 @pytest.mark.parametrize("oci", [False, True])
@@ -420,7 +448,7 @@ async def test_what_is_saved_can_be_loaded(
 ) -> None:
     made = simple()
     await load(store, made.oci_archive() if oci else made.docker_archive())
-    store.tag("made:1", "other:2")
+    await store.tag("made:1", "other:2")
     saved = b"".join([chunk async for chunk in store.save(["made:1", "other:2"])])
     again = b"".join([chunk async for chunk in store.save(["made:1", "other:2"])])
     assert saved == again
