@@ -25,8 +25,12 @@ def build(
     ctx: typer.Context,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the image's hash.")] = False,
 ) -> None:
-    """Build the guest image and the tools that serve it, unless their inputs are unchanged."""
+    """Build the guest image and the tools that serve it, unless their inputs are unchanged.
+
+    Older builds that no machine uses are removed, but for the one before.
+    """
     from hybrid.guest.build import build_guest
+    from hybrid.guest.prune import prune
     from hybrid.guest.tools import build_tools
 
     settings = ctx.find_root().obj or Settings()
@@ -34,4 +38,5 @@ def build(
     with progress("building the guest image") as shown:
         image = build_guest(paths, shown)
         build_tools(paths, shown)
+        prune(paths, shown)
     print(image.hash if quiet else f"guest image {image.hash}: {image.directory}")

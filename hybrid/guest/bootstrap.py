@@ -69,6 +69,7 @@ def packages_tar(
     ).hexdigest()
     target = cache / "packages" / f"{key}.tar"
     if target.exists() and not fresh:
+        target.touch()  # it was used: hybrid.guest.prune looks at that
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     progress(f"fetching Debian {aptsources.GUEST_SUITE} packages: {' '.join(packages)}")
