@@ -38,6 +38,7 @@ _POLL = 0.01
 _STOP = 5.0  # seconds for a killed server to be gone
 _MAX_FILES = 1_000_000
 _MAX_LOG = 4 << 10
+_LOG_BOUND, _LOG_PERIOD = 64 << 10, 2.0  # a guest can make its server write
 _SUBORDINATE_IDS = 65535
 
 
@@ -106,6 +107,7 @@ class ShareServer:
         self._virtiofsd = virtiofsd
         self._servers: dict[tuple[str, str], _Server] = {}
         self._callbacks: list[LostCallback] = []
+        self._bounding: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<ShareServer {sorted(tag for _, tag in self._servers)}>"
@@ -134,6 +136,7 @@ class ShareServer:
                 server = None
             if server is None:
                 _remove_files(file.parent, file.stem)
+        self._bounding = asyncio.create_task(self._bound_logs(), name="share logs")
 
     def serving(self) -> list[tuple[str, str]]:
         """Machine id and tag of every server that runs."""
@@ -141,6 +144,8 @@ class ShareServer:
 
     async def close(self) -> None:
         """Lets go; the servers serve on."""
+        if self._bounding is not None:
+            self._bounding.cancel()
         for server in self._servers.values():
             self._release(server)
         self._servers.clear()
@@ -263,6 +268,16 @@ class ShareServer:
         if not server.stopping:
             for callback in self._callbacks:
                 callback(record.machine_id, record.tag, f"the share's file server {how}")
+
+    async def _bound_logs(self) -> None:
+        """Cuts logs that have grown too long, until cancelled."""
+        while True:
+            for machine_id, tag in self._servers:
+                log = _file(self._paths.machine_run(machine_id), tag, "log")
+                with contextlib.suppress(OSError):
+                    if log.stat().st_size > _LOG_BOUND:
+                        os.truncate(log, 0)
+            await asyncio.sleep(_LOG_PERIOD)
 
     def _release(self, server: _Server) -> None:
         if server.pidfd >= 0:

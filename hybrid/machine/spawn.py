@@ -91,8 +91,9 @@ def _write_maps(pid: int, maps: IdMaps) -> None:
 
 
 def _standard(held: ExitStack, log: Path) -> list[_Action]:
-    """No input; output and errors to ``log``, made anew."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    """No input; output and errors to ``log``, made anew. Appended: whoever bounds the log may cut it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+    output = os.open(log, flags, 0o600)
     held.callback(os.close, output)
     high = _high(held, output)
     return [

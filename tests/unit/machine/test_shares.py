@@ -184,3 +184,21 @@ def test_id_maps() -> None:
 
 def test_start_times_survive_odd_process_names() -> None:
     assert shares.start_time("7 (a) b) S " + " ".join(str(n) for n in range(4, 30))) == 22
+
+
+async def test_a_servers_log_is_bounded(
+    paths: Paths, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "_LOG_PERIOD", 0.05)
+    chatty = SERVER.replace(
+        "listener =", f"print('x' * {shares._LOG_BOUND}, flush=True); listener ="
+    )
+    server = ShareServer(paths, lambda: [sys.executable, "-c", chatty])
+    await server.open()
+    await serve(server, paths, directory)
+    log = paths.machine_run(MACHINE) / "t.log"
+    async with asyncio.timeout(10):
+        while log.stat().st_size:
+            await asyncio.sleep(0.02)
+    await server.stop(MACHINE, "t")
+    await server.close()
