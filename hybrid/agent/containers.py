@@ -111,8 +111,9 @@ class Containers:
             await self._run_create(container)
             if request.interfaces:
                 namespace = container.namespaces["net"]
-                stack.callback(network.detach, namespace, request.interfaces)
-                await network.attach(namespace, request.interfaces)
+                moved: network.Moved = set()
+                stack.callback(network.detach, namespace, moved)
+                await network.attach(namespace, request.interfaces, moved)
             container.stack = stack.pop_all()
         self._all[request.container] = container
 

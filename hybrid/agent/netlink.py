@@ -21,7 +21,8 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _REQUEST, _ACK, _DUMP, _EXCL, _CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 _GETLINK, _SETLINK = 18, 19
 _NEWADDR, _NEWROUTE = 20, 24
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_NET_NS_FD = 1, 3, 4, 28
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_NET_NS_FD = 1, 3, 4, 18, 28
+_IFLA_INFO_KIND = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 0x02
 _RTA_OIF, _RTA_GATEWAY = 4, 5
@@ -35,6 +36,7 @@ class Link:
     index: int
     name: str
     mac: str
+    kind: str = ""  # of a virtual link: veth, bridge, …
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -80,7 +82,9 @@ class Netlink:
             index = struct.unpack_from("=BBHiII", body)[3]
             fields = dict(_attributes(body[16:]))
             name = fields.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode("ascii", "replace")
-            found.append(Link(index, name, fields.get(_IFLA_ADDRESS, b"").hex(":")))
+            kind = dict(_attributes(fields.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
+            mac = fields.get(_IFLA_ADDRESS, b"").hex(":")
+            found.append(Link(index, name, mac, kind.rstrip(b"\0").decode("ascii", "replace")))
         return found
 
     def change(

@@ -15,6 +15,7 @@ from hybrid.errors import Internal, Unavailable
 from hybrid.wire.messages import Interface
 
 _WAIT = 30.0
+Moved = set[int]  # the indices that they have in the container's namespace
 _passing = itertools.count(1)
 
 
@@ -34,8 +35,11 @@ def inside(namespace: int) -> Iterator[Netlink]:
         yield netlink
 
 
-async def attach(namespace: int, interfaces: Sequence[Interface]) -> None:
-    """Moves the interfaces into ``namespace`` and configures them there; waits for those just being plugged in."""
+async def attach(namespace: int, interfaces: Sequence[Interface], moved: Moved) -> None:
+    """Moves the interfaces into ``namespace`` and configures them there; waits for those just being plugged in.
+
+    What is there so far is in ``moved``, also when this fails.
+    """
     for interface in interfaces:
         link = await _appeared(interface)
         try:
@@ -45,18 +49,18 @@ async def attach(namespace: int, interfaces: Sequence[Interface]) -> None:
                 name = _passing_name()
                 here.change(link.index, up=False, name=name)
                 here.change(link.index, namespace=namespace)
-                _configure(there, _find(there.links(), "", name), interface)
+                arrived = _find(there.links(), "", name)
+                if arrived is None:
+                    raise Internal(f"interface {interface.name} did not arrive in the container")
+                moved.add(arrived.index)
+                _configure(there, arrived, interface)
         except OSError as error:
             raise Internal(
                 f"cannot set up interface {interface.name} ({interface.mac}): {error.strerror}"
             ) from error
 
 
-def _configure(netlink: Netlink, link: Link | None, interface: Interface) -> None:
-    if link is None:
-        raise Internal(
-            f"interface {interface.name} did not arrive in the container's network namespace"
-        )
+def _configure(netlink: Netlink, link: Link, interface: Interface) -> None:
     mac = interface.mac if link.mac != interface.mac.lower() else ""
     netlink.change(link.index, name=interface.name, mac=mac, mtu=interface.mtu)
     for address in interface.addresses:
@@ -66,16 +70,18 @@ def _configure(netlink: Netlink, link: Link | None, interface: Interface) -> Non
         netlink.add_default_route(link.index, interface.gateway)
 
 
-def detach(namespace: int, interfaces: Sequence[Interface]) -> None:
-    """Moves the interfaces back to the machine, down and without their names, before their namespace goes."""
+def detach(namespace: int, moved: Moved) -> None:
+    """Moves the interfaces back to the machine, down and without their names, before their namespace goes.
+
+    Only what is no virtual link: those go with their namespace, and a container that may administer its network can
+    make one that looks like another's in name, address and even index.
+    """
     own = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         with inside(namespace) as there:
-            links = there.links()
-            for interface in interfaces:
-                link = _find(links, interface.mac, "")
-                if link is not None:
-                    there.change(link.index, up=False, name=interface.device or _passing_name())
+            for link in there.links():
+                if link.index in moved and not link.kind:
+                    there.change(link.index, up=False, name=_passing_name())
                     there.change(link.index, namespace=own)
     except OSError as error:
         raise Internal(f"cannot take the interfaces back: {error.strerror}") from error

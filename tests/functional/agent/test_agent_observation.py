@@ -13,7 +13,7 @@ import pytest
 
 from hybrid.errors import Conflict, Unsupported
 from hybrid.wire.messages import CreateExec, Delete, Evidence, Interface, StartExec, Stats, Top
-from tests.agentdriver import GROUP, Driver
+from tests.agentdriver import CAPABILITIES, GROUP, Driver
 
 _numbers = itertools.count()
 
@@ -53,7 +53,29 @@ async def test_an_interface_is_moved_named_and_addressed(
     stats = await driver.client.call(Stats(name))
     assert stats.networks["eth0"]["tx_packets"] > 0
     await driver.client.call(Delete(name))
-    assert Path("/sys/class/net", veth[1]).exists()  # back, under its name
+    assert not Path("/sys/class/net", veth[1]).exists(), "a virtual link goes with its namespace"
+
+
+async def test_no_link_of_the_containers_own_comes_to_the_machine(
+    driver: Driver, veth: tuple[str, str]
+) -> None:
+    mac = "02:00:0a:d5:00:03"
+    interface = Interface("eth0", mac, ["10.213.0.3/24"], "10.213.0.1", 1400, device=veth[1])
+    granted = [*CAPABILITIES, "CAP_NET_ADMIN"]
+    capabilities = {name: granted for name in ("bounding", "effective", "permitted")}
+    request = driver.request(
+        "sleep", "100", interfaces=[interface], process={"capabilities": capabilities}
+    )
+    name = await driver.start(request)
+    before = {path.name for path in Path("/sys/class/net").iterdir()}
+    index = (await driver.execute(name, "cat", "/sys/class/net/eth0/ifindex"))[1].strip()
+    namespace = (await driver.client.call(Evidence(name))).pid
+    enter = ["nsenter", "-t", str(namespace), "-U", "-n", "ip", "link"]
+    subprocess.run([*enter, "delete", "eth0"], check=True)
+    false = ["add", "eth0", "index", index, "address", mac, "type", "veth", "peer", "name", "e"]
+    subprocess.run([*enter, *false], check=True)
+    await driver.client.call(Delete(name))
+    assert not {path.name for path in Path("/sys/class/net").iterdir()} - before
 
 
 async def test_no_network_has_loopback_only(driver: Driver) -> None:
