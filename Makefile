@@ -2,6 +2,8 @@
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
+# Debian's users, and root after a plain 'su', have no sbin on their path.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 # Starting the daemon, bridges and guests needs root.
 SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo --preserve-env=HYBRID_ROOT,STACK_PORT)
 PYTEST := $(BIN)/python -m pytest

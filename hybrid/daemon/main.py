@@ -22,13 +22,15 @@ from hybrid.api import app as api
 from hybrid.api.stream import front_factory
 from hybrid.daemon import config as configuration
 from hybrid.daemon import listeners, wiring
-from hybrid.errors import Conflict, Forbidden, HybridError, Unavailable
+from hybrid.engine.machine import settle
+from hybrid.errors import Conflict, Forbidden, Unavailable
 from hybrid.machine import orphans
 from hybrid.paths import Paths
 
 log = logging.getLogger(__name__)
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SHUTDOWN_TIMEOUT = 2.0
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 NOISY = ("pyroute2", "asyncio")  # they log every message at debug level
 # What it logs beside our own middleware is what clients send that is no HTTP, with a traceback each.
 QUIET = ("aiohttp.server",)
@@ -62,6 +64,7 @@ def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) ->
     """Serves until SIGTERM or SIGINT; the exit code. HybridError if it cannot start."""
     if os.geteuid():
         raise Forbidden("the daemon needs root: use 'sudo hybrid daemon'")
+    os.environ["PATH"] = search_path(os.environ.get("PATH", ""))
     paths = Paths.of(root)
     _make_directories(paths)
     config = configuration.load(paths.config)
@@ -83,6 +86,18 @@ def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) ->
     return 0
 
 
+def search_path(inherited: str) -> str:
+    """Where the daemon's programs are looked for: also in sbin, which is not on root's path after
+    a plain ``su``.
+    """
+    found = [place for place in inherited.split(":") if place] or [
+        "/usr/local/bin",
+        "/usr/bin",
+        "/bin",
+    ]
+    return ":".join([*found, *(place for place in SBIN if place not in found)])
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the pid file; Conflict if another daemon does."""
@@ -92,7 +107,10 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             pid = os.pread(descriptor, 16, 0).decode(errors="replace").strip()
-            raise Conflict(f"a daemon runs already for this root (pid {pid}, {path})") from error
+            raise Conflict(
+                f"a daemon runs already for this root (pid {pid or 'not known yet'}, {path}):"
+                " stop it first, or use another --root"
+            ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
@@ -126,7 +144,6 @@ async def _serve(paths: Paths, config: configuration.Config, sockets: list[Path]
             server.close()
         await runner.cleanup()
         reaping.cancel()
-        with contextlib.suppress(HybridError):
-            await engine.close()
+        await settle(engine.close())
         for path in sockets if servers else []:
             path.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.daemon import config, listeners
+from hybrid.daemon.main import search_path
 from hybrid.errors import Conflict, InvalidInput, Unsupported
 
 
@@ -82,3 +83,9 @@ def test_each_instance_has_ids_of_its_own_on_this_kernel() -> None:
 def test_the_configured_ids_win_and_end_before_the_last_id_of_all() -> None:
     ids = config.Config(host_first_id=4_000_000_000).host_ids("00000000")
     assert ids[0] == 4_000_000_000 and ids[-1] + 65536 <= 2**32 - 1
+
+
+def test_sbin_is_searched_once_and_last() -> None:
+    assert search_path("/usr/bin:/bin") == "/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
+    assert search_path("/usr/sbin:/bin:") == "/usr/sbin:/bin:/usr/local/sbin:/sbin"
+    assert search_path("").startswith("/usr/local/bin:")
