@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,8 @@ class Store:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            # For who ends without close(), as a start that fails does: Python 3.13 warns of it.
+            weakref.finalize(self, self._connection.close)
             path.chmod(0o600)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
