@@ -48,7 +48,7 @@ def main() -> int:
             ),
         ]
     report(results)
-    return int(any(result.bound and result.ratio > result.bound for result in results))
+    return int(not all(result.kept for result in results))
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def main() -> int:
         bound=BOUND,
     )
     report([result])
-    return int(result.ratio > BOUND)
+    return int(not result.kept)
 
 
 if __name__ == "__main__":

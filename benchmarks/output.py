@@ -27,13 +27,13 @@ AGENT = "cat /proc/$PPID/status"
 
 @dataclass(frozen=True)
 class Flow:
-    """One run. Memory in MiB."""
+    """One run. Memory in MiB; None: not looked at."""
 
     isolation: str
     reader: str
     mb_per_s: float
     daemon_growth: float
-    agent_growth: float
+    agent_growth: float | None
 
 
 def flow(rig: Rig, isolation: str, mib: int, *, pause: float) -> Flow:
@@ -91,7 +91,7 @@ def stored(rig: Rig, isolation: str, mib: int) -> Flow:
         took = time.perf_counter() - start
     if process.wait() or total != mib << 20:
         sys.exit(f"{total} of {mib << 20} bytes came, exit code {process.returncode}")
-    return Flow(isolation, "run, logged", total / took / 1e6, (peak(daemon) - before) / MIB, 0.0)
+    return Flow(isolation, "run, logged", total / took / 1e6, (peak(daemon) - before) / MIB, None)
 
 
 def main() -> int:
@@ -106,9 +106,10 @@ def main() -> int:
         results.append(flow(rig, isolation, chosen.mib, pause=PAUSE))
         results.append(stored(rig, isolation, chosen.mib))
     for one in results:
+        agent_text = "" if one.agent_growth is None else f", agent +{one.agent_growth:.1f} MiB"
         print(
             f"{chosen.mib} MiB, {one.isolation}, reader {one.reader}: {one.mb_per_s:.1f} MB/s, daemon"
-            f" +{one.daemon_growth:.1f} MiB (at most {BOUND // MIB}), agent +{one.agent_growth:.1f} MiB"
+            f" +{one.daemon_growth:.1f} MiB (at most {BOUND // MIB}){agent_text}"
         )
     print(json.dumps([asdict(one) for one in results]))
     return int(any(one.daemon_growth * MIB >= BOUND for one in results))
@@ -120,7 +121,7 @@ def _median(flows: list[Flow]) -> Flow:
         flows[0].reader,
         statistics.median(one.mb_per_s for one in flows),
         max(one.daemon_growth for one in flows),
-        max(one.agent_growth for one in flows),
+        max(one.agent_growth or 0.0 for one in flows),
     )
 
 
