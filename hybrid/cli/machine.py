@@ -147,13 +147,20 @@ def rm(
 def console(
     ctx: typer.Context,
     name: Name,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it comes.")] = False,
 ) -> None:
-    """Show what a guest wrote on its console."""
+    """Show the last of what a guest wrote on its console: its kernel's warnings, and why it ended."""
     # A guest's bytes: on a terminal they are made harmless, into a pipe they go as they are.
     visible = sys.stdout.isatty()
-    for block in engine(ctx).console(name, follow=follow).blocks():
+    silent = True
+    for block in engine(ctx).console(name).blocks():
+        silent = False
         write(1, _visible(block) if visible else block)
+    if silent:
+        hint = f"the kernel's own log: hybrid machine shell {name} dmesg"
+        print(
+            f"{name} has written nothing on its console: guests boot quietly; {hint}",
+            file=sys.stderr,
+        )
 
 
 def _visible(block: bytes) -> bytes:

@@ -247,9 +247,8 @@ class Engine:
     def remove_machine(self, name: str, *, force: bool = False) -> None:
         self.call("DELETE", f"/hybrid/machines/{_part(name)}", query={"force": force})
 
-    def console(self, name: str, *, follow: bool = False) -> Response:
-        path = f"/hybrid/machines/{_part(name)}/console"
-        return self.stream("GET", path, query={"follow": follow})
+    def console(self, name: str) -> Response:
+        return self.stream("GET", f"/hybrid/machines/{_part(name)}/console")
 
 
 def check(response: Response) -> Response:

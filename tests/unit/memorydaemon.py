@@ -160,6 +160,7 @@ class MemoryDaemon:
         self.start_error: tuple[int, str] | None = None
         self.unhealthy: set[str] = set()
         self.healthy_after = 1
+        self.console_log = b""
         self.verify_report: Json = {"kept": True, "checks": []}
         self.process: Callable[[Record, bytes], tuple[bytes, int]] = lambda _, data: (data, 0)
         self.lock = threading.RLock()
@@ -413,6 +414,9 @@ class MemoryDaemon:
     def verify(self, call: Call) -> Reply:
         return Reply(200, {"container": call.query["container"], **self.verify_report})
 
+    def console(self, call: Call, name: str) -> Reply:
+        return Reply(chunks=[self.console_log] if self.console_log else [])
+
 
 def _labelled(call: Call, item: Json) -> bool:
     wanted = json.loads(call.query.get("filters", "{}")).get("label", [])
@@ -449,4 +453,5 @@ _ROUTES: list[tuple[str, str, Callable[..., Reply]]] = [
     ("POST", "/volumes/create", MemoryDaemon.create_volume),
     ("DELETE", f"/volumes/{_NAME}", MemoryDaemon.remove_volume),
     ("GET", "/hybrid/verify", MemoryDaemon.verify),
+    ("GET", f"/hybrid/machines/{_NAME}/console", MemoryDaemon.console),
 ]

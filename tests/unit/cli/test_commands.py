@@ -229,3 +229,12 @@ def test_version_is_the_packages(hybrid: Hybrid, top: Path) -> None:
 
     assert f'\nversion = "{VERSION}"\n' in (top / "pyproject.toml").read_text()
     assert hybrid("--version").out == f"hybrid version {VERSION}\n"
+
+
+def test_a_console_is_shown_and_a_silent_one_is_said(hybrid: Hybrid, daemon: MemoryDaemon) -> None:
+    done = hybrid("machine", "console", "web")
+    assert (done.code, done.out) == (0, "")
+    assert "web has written nothing on its console" in done.err and "shell web dmesg" in done.err
+    daemon.console_log = b"Kernel panic\n"
+    done = hybrid("machine", "console", "web")
+    assert (done.out, done.err) == ("Kernel panic\n", "")
