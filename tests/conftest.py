@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.livedaemon import LiveDaemon
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -16,6 +21,18 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("HYBRID_", "DOCKER_", "COMPOSE_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[LiveDaemon]:
+    """A real daemon with busybox loaded: containers on this host's own kernel, no guests."""
+    from tests.livedaemon import live_daemon
+
+    if os.geteuid():
+        pytest.skip("needs root")
+    with live_daemon() as daemon:
+        daemon.load("busybox")
+        yield daemon
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hybrid.guest.imagebuild import build_image
+from hybrid.machine import standing
 from hybrid.paths import Paths, data_dir
 from tests.built import BUILT
 
@@ -71,20 +72,26 @@ class LiveDaemon:
     def pid(self) -> int:
         return int(self.paths.pid_file.read_text())
 
+    def start(self) -> None:
+        """As any command does when no daemon runs."""
+        self.out("info")
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """The signal, and the daemon is gone; what it runs stays."""
+        pid = self.pid
+        os.kill(pid, number)
+        until(lambda: not _alive(pid))
+
     def kill(self) -> None:
         """kill -9, and nothing else."""
-        pid = self.pid
-        os.kill(pid, signal.SIGKILL)
-        until(lambda: not _alive(pid))
+        self.end(signal.SIGKILL)
 
     def close(self) -> None:
         """Removes all that was made and stops the daemon."""
         try:
             if names := self.out("ps", "-aq").split():
                 self.run("rm", "-fv", *names)
-            pid = self.pid
-            os.kill(pid, signal.SIGTERM)
-            until(lambda: not _alive(pid))
+            self.end()
         finally:
             self._sweep()
 
@@ -100,6 +107,8 @@ class LiveDaemon:
         for family in ("inet", "bridge"):
             table = ["nft", "delete", "table", family, f"hybrid_{self.paths.instance}"]
             subprocess.run(table, capture_output=True)
+        for group in (f"hybrid-{self.paths.instance}-agent", f"hybrid-{self.paths.instance}"):
+            standing.remove(group)
         shutil.rmtree(self.paths.run, ignore_errors=True)
 
 
@@ -131,7 +140,7 @@ def live_daemon(*, guest: bool = False, root: Path | None = None) -> Iterator[Li
             for built in (BUILT.guest, BUILT.tools):
                 (root / built.name).symlink_to(built)
         daemon = LiveDaemon(root)
-        daemon.out("info")
+        daemon.start()
         try:
             yield daemon
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -10,19 +9,9 @@ from collections.abc import Callable, Iterator
 import docker
 import pytest
 
-from tests.livedaemon import LiveDaemon, live_daemon
+from tests.livedaemon import LiveDaemon
 
 Docker = Callable[..., subprocess.CompletedProcess[bytes]]
-
-
-@pytest.fixture(scope="session")
-def live() -> Iterator[LiveDaemon]:
-    """A daemon with busybox loaded."""
-    if os.geteuid():
-        pytest.skip("needs root")
-    with live_daemon() as daemon:
-        daemon.load("busybox")
-        yield daemon
 
 
 @pytest.fixture(scope="session")

@@ -177,7 +177,7 @@ def test_the_daemon_starts_again_after_all_this(daemon: RunningDaemon) -> None:
     body = {"Image": "busybox", "Cmd": ["x" * 1000] * 100, "Env": ["A=" + "é" * 20_000] * 8,
             "Labels": {f"label {n}": "\x1b[2J\n" for n in range(10_000)}}  # fmt: skip
     assert daemon.call("POST", "/containers/create?name=large", body).status == 201
-    assert daemon.end() == 0
+    daemon.end()
     daemon.start()
     assert len(daemon.inspect("large")["Config"]["Labels"]) == 10_000
 

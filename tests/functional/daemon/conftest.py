@@ -6,12 +6,8 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +15,10 @@ from typing import Any
 
 import pytest
 
-from hybrid.paths import Paths
 from tests import archives
+from tests.livedaemon import LiveDaemon, live_daemon
 
-ROOT = Path(__file__).parents[3]
 NEEDED = ("crun", "mksquashfs", "busybox", "docker", "dnsmasq", "nft")
-RUN = "import sys; from pathlib import Path; from hybrid.daemon.main import run; run(Path(sys.argv[1]), [])"
-START_TIMEOUT = 30.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,43 +53,18 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class RunningDaemon:
-    """One daemon; ``kill`` and ``start`` again as often as a test likes."""
+    """A daemon as Docker's own clients see it; ``end`` and ``start`` it again as often as a test likes."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.paths = Paths.of(root)
-        self.log = root / "test.log"
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, live: LiveDaemon) -> None:
+        self.live = live
+        self.paths = live.paths
+        self.root = live.paths.root
+        self.log = live.paths.daemon_log
+        self.start, self.end = live.start, live.end
 
     @property
     def host(self) -> str:
         return f"unix://{self.paths.socket}"
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", RUN, str(self.root)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
-            try:
-                if self.call("GET", "/_ping").status == 200:
-                    return
-            except OSError:
-                time.sleep(0.05)
-        pytest.fail(f"the daemon did not start:\n{self.log.read_text()}")
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        assert self._process is not None
-        self._process.send_signal(number)
-        return self._process.wait(20)
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         connection = _UnixConnection(self.paths.socket)
@@ -166,20 +134,13 @@ def busybox_image() -> bytes:
 
 @pytest.fixture(scope="session")
 def session_daemon() -> Iterator[RunningDaemon]:
-    root = Path(tempfile.mkdtemp(prefix="hybrid-test-", dir="/var/tmp"))
-    root.chmod(0o711)
-    running = RunningDaemon(root)
-    running.start()
-    answer = running.call(
-        "POST", "/images/load", busybox_image(), **{"Content-Type": "application/x-tar"}
-    )
-    assert answer.status == 200, answer.body
-    yield running
-    running.clean()
-    running.call("POST", "/hybrid/machines/host/stop?t=2")
-    assert running.end() == 0
-    shutil.rmtree(root)
-    shutil.rmtree(running.paths.run, ignore_errors=True)
+    with live_daemon() as live:
+        running = RunningDaemon(live)
+        answer = running.call(
+            "POST", "/images/load", busybox_image(), **{"Content-Type": "application/x-tar"}
+        )
+        assert answer.status == 200, answer.body
+        yield running
 
 
 @pytest.fixture
