@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import shutil
+import signal
 from pathlib import Path
 
 from hybrid.errors import Unavailable
@@ -58,6 +61,19 @@ stdio_handler = "file"
 dump_guest_core = 0
 namespaces = [ {'"mount"' if namespaces else ""} ]
 """
+
+
+def end_probes(paths: Paths) -> None:
+    """Ends the QEMUs that an earlier process's libvirt was asking for their abilities when it died: they wait for
+    its next question for ever. To be called before libvirt is opened.
+    """
+    for directory in (paths.libvirt / "lib" / "qemu").glob("qmp-*"):
+        monitor = os.fsencode(f"unix:{paths.run / 'libvirt'}/lib/qemu/{directory.name}/")
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if monitor in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def prepare(paths: Paths, kvm: Path, *, namespaces: bool) -> None:

@@ -110,7 +110,9 @@ async def _ask(kernel: Path, arch: str, deadline: float) -> Answer:
     program = shutil.which(qemu(arch))
     if program is None:
         return Answer(False, f"{qemu(arch)} is not installed", lasting=False)
-    return await _boot(probe_command(program, arch, kernel), deadline)
+    # A guest that hangs must not outlive us.
+    until_we_end = ["/usr/bin/setpriv", "--pdeathsig", "KILL"]
+    return await _boot([*until_we_end, *probe_command(program, arch, kernel)], deadline)
 
 
 async def _boot(command: list[str], deadline: float) -> Answer:

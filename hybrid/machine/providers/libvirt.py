@@ -80,6 +80,7 @@ class LibvirtProvider:
         self._paths.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         (self._paths.run / "m").mkdir(mode=0o711, parents=True, exist_ok=True)
         if self._embedded:
+            embed.end_probes(self._paths)
             embed.prepare(self._paths, kvm.DEVICE, namespaces=self._namespaces)
             access.let_through(self._paths.libvirt / "etc", self._ours)
             orphans.become_subreaper()
