@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def leftovers(live: LiveDaemon, ever: Iterable[str] = ()) -> list[str]:
         *_links(live, known),
         *_rules(live, known),
         *_mounts_and_loops(live, known),
-        *_cgroups(known, set(ever)),
+        *_cgroups(live, known, set(ever)),
         *_run_files(live, known),
         *_root_files(live, known),
     ]
@@ -166,8 +167,9 @@ def _mounts_and_loops(live: LiveDaemon, known: Known) -> Iterator[str]:
             yield f"loop device {file.parts[3]} of {backing}"
 
 
-def _cgroups(known: Known, ever: set[str]) -> Iterator[str]:
-    for entry in {*CGROUPS.glob("*/hybrid/*"), *CGROUPS.glob("hybrid/*")}:
+def _cgroups(live: LiveDaemon, known: Known, ever: set[str]) -> Iterator[str]:
+    group = f"hybrid-{live.paths.instance}"
+    for entry in {*CGROUPS.glob(f"*/{group}/*"), *CGROUPS.glob(f"{group}/*")}:
         if entry.is_dir() and entry.name in ever | known.ids and entry.name not in known.on_host:
             yield f"control group {entry}"
 
@@ -219,3 +221,12 @@ def _read(file: Path) -> str:
         return file.read_text().strip()
     except OSError:
         return ""
+
+
+def nothing_left(live: LiveDaemon, ever: Iterable[str] = (), patience: float = 20.0) -> None:
+    """Asserts that there are no ``leftovers``, within the time in which libvirt and the agents notice an end."""
+    end = time.monotonic() + patience
+    ever = list(ever)
+    while (found := leftovers(live, ever)) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not found, "\n".join(found)

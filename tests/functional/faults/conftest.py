@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.leftovers import leftovers
+from tests.leftovers import nothing_left
 from tests.livedaemon import LiveDaemon, live_daemon
 
 
@@ -25,4 +25,4 @@ def clean(live: LiveDaemon) -> Iterator[None]:
     ever = live.out("ps", "-aq", "--no-trunc").split()
     if ever:
         live.out("rm", "-fv", *ever)
-    assert leftovers(live, ever) == []
+    nothing_left(live, ever)

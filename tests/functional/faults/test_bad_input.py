@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.paths import Paths
-from tests.leftovers import leftovers
+from tests.leftovers import nothing_left
 from tests.livedaemon import BUILT, Done, LiveDaemon, live_daemon, until
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("clean")]
@@ -131,7 +131,7 @@ def test_damaged_archives(live: LiveDaemon, archive: Path, tmp_path: Path) -> No
         done = load(live, data)
         assert (done.returncode, text in said(done)) == (1, True), (text, done.stderr)
         assert live.out("image", "ls", "-q") == ""
-        assert leftovers(live) == []
+        nothing_left(live)
     assert load(live, good).returncode == 0
 
 
@@ -214,7 +214,7 @@ def test_a_disk_without_room_for_an_image(archive: Path) -> None:
     with small_disk("24m") as root, live_daemon(root=root) as live:
         done = live.run("image", "load", "-i", str(archive))
         assert (done.returncode, "no space left" in said(done)) == (1, True)
-        assert leftovers(live) == []
+        nothing_left(live)
 
 
 def test_a_disk_that_fills_up(archive: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_disk_that_fills_up(archive: Path) -> None:
         live.out("start", "sleeper")
         ever = live.out("ps", "-aq", "--no-trunc").split()
         live.out("rm", "-f", *ever)
-        assert leftovers(live, ever) == []
+        nothing_left(live, ever)
 
 
 def test_two_daemons_do_not_see_each_other(live: LiveDaemon) -> None:

@@ -16,7 +16,7 @@ from hybrid.client.address import UnixAddress
 from hybrid.client.engine import Engine, Json
 from hybrid.errors import HybridError
 from tests.built import BUILT
-from tests.leftovers import leftovers
+from tests.leftovers import nothing_left
 from tests.livedaemon import LiveDaemon, until
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.usefixtures("clean")]
@@ -139,7 +139,7 @@ def test_during_a_start(live: LiveDaemon, moment: float) -> None:
     if found["Running"]:
         assert live.inspect("one")["NetworkSettings"]["Ports"]["80/tcp"]
         assert live.out("exec", "one", "echo", "here") == "here\n"
-    assert leftovers(live) == []
+    nothing_left(live)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -161,7 +161,7 @@ def test_during_a_stop(live: LiveDaemon, moment: float) -> None:
         live.out("stop", "one")
     found = state(live, "one")
     assert (found["Status"], found["ExitCode"]) == ("exited", 5)
-    assert leftovers(live) == []
+    nothing_left(live)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -172,7 +172,7 @@ def test_during_a_removal(live: LiveDaemon, moment: float) -> None:
     kill_during(live, moment / 2, lambda engine: engine.remove(name, force=True, volumes=True))
     left = json.loads(live.run("inspect", name).stdout)
     assert not left or left[0]["State"]["Status"] in ("running", "exited"), left
-    assert leftovers(live, ever) == []
+    nothing_left(live, ever)
     if left:
         live.out("rm", "-fv", name)
     assert live.out("volume", "ls", "-q") == ""
@@ -201,7 +201,7 @@ def test_during_the_making_of_a_network(live: LiveDaemon, moment: float) -> None
     live.run("network", "create", "made")
     live.out("run", "--rm", "--network", "made", *HERE, "busybox", "true")
     live.out("network", "rm", "made")
-    assert leftovers(live) == []
+    nothing_left(live)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -218,7 +218,7 @@ def test_during_the_loading_of_an_image(live: LiveDaemon, moment: float) -> None
     if not listed:
         live.out("image", "load", "-q", "-i", str(archive))
     live.out("run", "--rm", *HERE, "busybox", "true")
-    assert leftovers(live) == []
+    nothing_left(live)
 
 
 def test_many_times_with_many_containers(live: LiveDaemon) -> None:
