@@ -77,12 +77,20 @@ class Handler(BaseHTTPRequestHandler):
         return self.respond(lambda: {"id": self.database.query(statement, (str(text),))[0][0]}, 201)
 
     def overview(self):
-        ((version, name),) = self.database.query("SELECT current_setting('server_version'), current_database()")
+        ((version, name),) = self.database.query(
+            "SELECT current_setting('server_version'), current_database()"
+        )
         notes = self.database.query("SELECT id, text, at FROM notes ORDER BY id")
         return {
-            "notes": [{"id": number, "text": text, "at": at.isoformat()} for number, text, at in notes],
+            "notes": [
+                {"id": number, "text": text, "at": at.isoformat()} for number, text, at in notes
+            ],
             "database": {"version": version, "name": name, **self.kernel_of_database()},
-            "application": {"kernel": os.uname().release, "boot_id": boot_id(), "host": os.uname().nodename},
+            "application": {
+                "kernel": os.uname().release,
+                "boot_id": boot_id(),
+                "host": os.uname().nodename,
+            },
         }
 
     def kernel_of_database(self):
