@@ -23,10 +23,15 @@ _TIMEOUT = 120.0
 _START_FAILURES = (
     (re.compile(r"executable file `.*` not found in \$PATH"), "executable file not found in $PATH"),
     (
-        re.compile(r"open executable: Permission denied|exec.*: Permission denied"),
+        re.compile(
+            r"open executable: Permission denied|exec.*: Permission denied|exists but it is not executable"
+        ),
         "permission denied",
     ),
-    (re.compile(r"open executable: Operation not permitted"), "is a directory: permission denied"),
+    (
+        re.compile(r"open executable: Operation not permitted|is not a regular file"),
+        "is a directory: permission denied",
+    ),
     (
         re.compile(r"open executable: No such file|exec.*: No such file"),
         "no such file or directory",
