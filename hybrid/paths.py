@@ -47,7 +47,9 @@ class Paths:
         real = Path(os.path.realpath(root or DEFAULT_ROOT))
         if real == DEFAULT_ROOT:
             return cls(real, DEFAULT_RUN)
-        return cls(real, Path("/run") / f"hybrid-{hashlib.sha256(os.fsencode(real)).hexdigest()[:8]}")
+        return cls(
+            real, Path("/run") / f"hybrid-{hashlib.sha256(os.fsencode(real)).hexdigest()[:8]}"
+        )
 
     @property
     def instance(self) -> str:

@@ -135,10 +135,14 @@ class ContainerOptions:
     pids_limit: Annotated[int, _option("--pids-limit", help="Processes; -1 is no limit.")] = 0
     blkio_weight: Annotated[int, _option("--blkio-weight", help="Block I/O weight.")] = 0
     device_read_bps: Annotated[
-        str, _option("--device-read-bps", help="/dev/root:RATE, bytes a second read from its own disk.")
+        str,
+        _option("--device-read-bps", help="/dev/root:RATE, bytes a second read from its own disk."),
     ] = ""
     device_write_bps: Annotated[
-        str, _option("--device-write-bps", help="/dev/root:RATE, bytes a second written to its own disk.")
+        str,
+        _option(
+            "--device-write-bps", help="/dev/root:RATE, bytes a second written to its own disk."
+        ),
     ] = ""
     device_read_iops: Annotated[
         str, _option("--device-read-iops", help="/dev/root:RATE, reads a second from its own disk.")

@@ -263,9 +263,13 @@ def _until(condition: object, seconds: float = 20.0) -> None:
 def test_io_is_throttled_on_the_disk_of_the_containers_own_file_system(
     daemon: RunningDaemon,
 ) -> None:
-    daemon.run("-d", "--name", "slow", "--device-write-bps", "/dev/root:1mb", "busybox", "sleep", "100")
+    daemon.run(
+        "-d", "--name", "slow", "--device-write-bps", "/dev/root:1mb", "busybox", "sleep", "100"
+    )
     container = daemon.inspect("slow")
-    assert container["HostConfig"]["BlkioDeviceWriteBps"] == [{"Path": "/dev/root", "Rate": 1 << 20}]
+    assert container["HostConfig"]["BlkioDeviceWriteBps"] == [
+        {"Path": "/dev/root", "Rate": 1 << 20}
+    ]
     rates = [
         line.split()[1:]
         for name in ("blkio.throttle.write_bps_device", "io.max")
