@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -253,6 +254,18 @@ def _fetch(url: str) -> bytes:
     return done.stdout
 
 
+def _version() -> str:
+    docker = shutil.which("docker")
+    command = [docker, "--version"]
+    return subprocess.run(command, capture_output=True, text=True).stdout if docker else ""
+
+
+sends_rates = pytest.mark.skipif(
+    "26.1.5" in _version(),
+    reason="Debian 13's docker client leaves --device-write-bps out of its request",
+)
+
+
 def _until(condition: object, seconds: float = 20.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
@@ -260,6 +273,7 @@ def _until(condition: object, seconds: float = 20.0) -> None:
         time.sleep(0.1)
 
 
+@sends_rates
 def test_io_is_throttled_on_the_disk_of_the_containers_own_file_system(
     daemon: RunningDaemon,
 ) -> None:
@@ -279,6 +293,7 @@ def test_io_is_throttled_on_the_disk_of_the_containers_own_file_system(
     assert [str(1 << 20)] in rates or any(f"wbps={1 << 20}" in rate for rate in rates), rates
 
 
+@sends_rates
 def test_a_device_of_the_host_cannot_be_throttled(daemon: RunningDaemon) -> None:
     done = daemon.run("--device-write-bps", "/dev/sda:1mb", "busybox", "true", check=False)
     assert done.returncode == 125

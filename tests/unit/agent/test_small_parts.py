@@ -59,6 +59,16 @@ def test_exit_codes_are_dockers() -> None:
             'exec: "/x": no such file or directory',
         ),
         ("open executable: Permission denied", "/x", 'exec: "/x": permission denied'),
+        (
+            "the path `/x` exists but it is not executable: Operation not permitted",
+            "/x",
+            'exec: "/x": permission denied',
+        ),
+        (
+            "the path `/x` is not a regular file: Operation not permitted",
+            "/x",
+            'exec: "/x": is a directory: permission denied',
+        ),
     ],
 )
 def test_start_failures_are_told_in_dockers_words(log: str, program: str, message: str) -> None:
