@@ -255,9 +255,9 @@ def _fetch(url: str) -> bytes:
 
 
 def _version() -> str:
-    docker = shutil.which("docker")
-    command = [docker, "--version"]
-    return subprocess.run(command, capture_output=True, text=True).stdout if docker else ""
+    if not shutil.which("docker"):
+        return ""
+    return subprocess.run(["docker", "--version"], capture_output=True, text=True).stdout
 
 
 sends_rates = pytest.mark.skipif(
