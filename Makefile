@@ -62,8 +62,11 @@ bench: setup ## Measure: CLI start, cold run, exec, output, memory (root; minute
 testpackages:
 	@scripts/setup packages test
 
-test: setup testpackages ## Everything: linters, unit, functional, integration, conformance (root)
-	$(call as_root,$(PYTEST) tests)
+# What is slow in the second half is waiting, and guests of one CPU: two files at a time.
+test: setup testpackages ## Everything: linters, unit, functional, integration, conformance, security (root)
+	$(PYTEST) tests/repo tests/unit tests/contract
+	$(call as_root,$(BIN)/python -m tests.built)
+	$(call as_root,$(PYTEST) -n 2 --dist loadfile tests/functional tests/integration tests/security tests/conformance)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \

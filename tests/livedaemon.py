@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hybrid.guest.imagebuild import build_image
 from hybrid.machine import standing
-from hybrid.paths import Paths, data_dir
-from tests.built import BUILT
+from hybrid.paths import Paths
+from tests.built import BUILT, example
 
 DEADLINE = 60.0
 
@@ -64,9 +63,7 @@ class LiveDaemon:
 
     def load(self, name: str) -> None:
         """Loads the example image of that name."""
-        archive = BUILT.root / "archives" / f"{name}.tar"
-        build_image(BUILT, data_dir() / "images" / name, archive, lambda _: None)
-        self.out("image", "load", "-q", "-i", str(archive))
+        self.out("image", "load", "-q", "-i", str(example(name)))
 
     @property
     def pid(self) -> int:
