@@ -62,11 +62,11 @@ bench: setup ## Measure: CLI start, cold run, exec, output, memory (root; minute
 testpackages:
 	@scripts/setup packages test
 
-# What is slow in the second half is waiting, and guests of one CPU: two files at a time.
+# Fast tests first. One after the other: under emulation two guests at a time make each other's time-outs.
 test: setup testpackages ## Everything: linters, unit, functional, integration, conformance, security (root)
 	$(PYTEST) tests/repo tests/unit tests/contract
 	$(call as_root,$(BIN)/python -m tests.built)
-	$(call as_root,$(PYTEST) -n 2 --dist loadfile tests/functional tests/integration tests/security tests/conformance)
+	$(call as_root,$(PYTEST) tests/functional tests/integration tests/security tests/conformance)
 
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
