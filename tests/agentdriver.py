@@ -104,7 +104,7 @@ class Driver:
         """The exit code, when the event has come."""
         key = (container, exec_id)
         future = self.exits.setdefault(key, asyncio.get_running_loop().create_future())
-        return (await asyncio.wait_for(asyncio.shield(future), 30)).state.exit_code
+        return (await asyncio.wait_for(asyncio.shield(future), 90)).state.exit_code
 
     def request(self, *args: str, name: str = "", **changes: Any) -> CreateContainer:
         """A container in a user namespace that runs ``args``; ``process`` and ``linux`` update the config."""

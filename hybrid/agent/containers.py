@@ -337,7 +337,7 @@ class Containers:
         init = container.init
         if init.status == "created":  # killed before its start
             init.error = init.error or "ended before it was started"
-        self._count_oom(container)
+        self._oom(container)
         init.oom_killed = container.oom_kills > 0 and code == 128 + signal.SIGKILL
         init.ended(code)
         if container.request.pid_container or "pid" not in _kinds(container.config):

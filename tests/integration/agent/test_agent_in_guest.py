@@ -117,8 +117,8 @@ async def test_limits_hold_and_an_out_of_memory_kill_is_told(driver: Driver) -> 
     name = await driver.start(driver.request("tail", "/dev/zero", linux={"resources": resources}))
     assert await driver.exited(name) == 137
     assert (await driver.client.call(State(name))).oom_killed
-    assert driver.oom == [name]
     await driver.client.call(Delete(name))
+    assert driver.oom == [name]
 
 
 async def test_limits_can_be_changed(driver: Driver) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,8 +51,16 @@ def up(daemon: LiveDaemon, top: Path) -> list[list[str]]:
 
 
 def page() -> dict[str, Any]:
-    with urllib.request.urlopen(URL, timeout=30) as answer:
-        return dict(json.loads(answer.read()))
+    """What the front answers; nginx, which has no health check, may still be opening its port."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with urllib.request.urlopen(URL, timeout=30) as answer:
+                return dict(json.loads(answer.read()))
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def add(text: str) -> None:
