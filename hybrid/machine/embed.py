@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 from hybrid.errors import Unavailable
@@ -74,6 +75,17 @@ def end_probes(paths: Paths) -> None:
                 if monitor in (process / "cmdline").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def remove_strays(paths: Paths, names: Collection[str]) -> None:
+    """Removes libvirt's directories of domains that are none of ``names``: an earlier process died while making them.
+
+    libvirt calls them ``domain-<number>-<name>``, the name cut short.
+    """
+    for directory in (paths.libvirt / "lib" / "qemu").glob("domain-*-*"):
+        short = directory.name.split("-", 2)[2]
+        if not any(name.startswith(short) for name in names):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def prepare(paths: Paths, kvm: Path, *, namespaces: bool) -> None:

@@ -89,6 +89,8 @@ class LibvirtProvider:
         await self._hypervisor.open()
         await self._hypervisor.settled()
         await self._adopt()
+        if self._embedded:
+            embed.remove_strays(self._paths, [guest.name for guest in self._guests.values()])
 
     async def close(self) -> None:
         await asyncio.gather(*self._forgetting.values())
