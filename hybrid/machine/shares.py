@@ -20,7 +20,7 @@ import resource
 import signal
 import socket as sockets
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from hybrid.errors import Conflict, NotFound, Unavailable
@@ -135,6 +135,7 @@ class ShareServer:
             except (OSError, ValueError, TypeError, KeyError):
                 server = None
             if server is None:
+                _end_strays(_file(file.parent, file.stem, "log"))
                 _remove_files(file.parent, file.stem)
         self._bounding = asyncio.create_task(self._bound_logs(), name="share logs")
 
@@ -184,6 +185,9 @@ class ShareServer:
             shown.directory.mkdir(mode=0o711, exist_ok=True)
         served = shown.directory if shown else directory
         command = arguments(self._virtiofsd(), served, limit, read_only)
+        # Before there is anything to find: whoever dies from here on leaves a trace for the next.
+        record = ServerRecord(machine_id, tag, str(socket), 0, 0)
+        _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
         try:
             with _listening(socket) as listener:
                 pid = await _finished(
@@ -193,7 +197,7 @@ class ShareServer:
             socket.unlink(missing_ok=True)
             _remove_files(run, tag)
             raise
-        record = ServerRecord(machine_id, tag, str(socket), pid, start_time(_stat(pid)))
+        record = replace(record, pid=pid, started=start_time(_stat(pid)))
         _file(run, tag, "pid").write_text(json.dumps(asdict(record)))
         server = self._watch(record)
         assert server is not None, "a child is there until it is reaped"
@@ -323,6 +327,14 @@ def _remove_files(directory: Path, tag: str) -> None:
     for empty in (_file(directory, tag, "d"), directory):
         with contextlib.suppress(OSError):
             empty.rmdir()
+
+
+def _end_strays(log: Path) -> None:
+    """Ends the processes that write to ``log``: a server whose pid its starter did not live to write down."""
+    for output in Path("/proc").glob("[0-9]*/fd/2"):
+        with contextlib.suppress(OSError):
+            if os.readlink(output) == str(log):
+                os.kill(int(output.parts[2]), signal.SIGKILL)
 
 
 def _maps(uid: int, gid: int) -> IdMaps:

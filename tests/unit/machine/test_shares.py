@@ -93,6 +93,33 @@ async def test_a_new_owner_adopts_and_clears_up(paths: Paths, directory: Path) -
     await second.close()
 
 
+async def test_a_server_whose_starter_died_before_it_knew_the_pid_is_ended(
+    paths: Paths, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ShareServer(paths, lambda: [sys.executable, "-c", SERVER])
+    await first.open()
+
+    def stop_here(_pid: int) -> str:
+        raise KeyboardInterrupt  # what follows the start never happens
+
+    monkeypatch.setattr(shares, "_stat", stop_here)
+    with pytest.raises(KeyboardInterrupt):
+        await serve(first, paths, directory)
+    assert pid_of(paths) == 0
+    lost = []
+    for output in Path("/proc").glob("[0-9]*/fd/2"):
+        with contextlib.suppress(OSError):  # ended meanwhile
+            if os.readlink(output) == str(paths.machine_run(MACHINE) / "t.log"):
+                lost.append(int(output.parts[2]))
+    monkeypatch.undo()
+    second = ShareServer(paths, list)
+    await second.open()
+    assert os.waitstatus_to_exitcode(os.waitpid(*lost, 0)[1]) == -signal.SIGKILL
+    assert not paths.machine_run(MACHINE).exists()
+    await first.close()
+    await second.close()
+
+
 async def test_a_pid_that_means_another_process_now_is_not_adopted(paths: Paths) -> None:
     run = paths.machine_run(MACHINE)
     run.mkdir(parents=True)
