@@ -482,14 +482,12 @@ class Machines:
 
     async def sweep(self) -> None:
         """Ends the guests that no container uses and no user made, and file servers of nobody's."""
-        # Asked first: a server ends with its guest, and leaves its files.
-        served = self.backends.shares.serving()
         for machine in list(self._machines.values()):
             record = machine.record
             if record.kind == "guest" and not record.explicit and not machine.users:
                 await self._end(machine)
                 await self._forget(machine)
-        for machine_id, tag in served:
+        for machine_id, tag in self.backends.shares.serving():
             owner = self._machines.get(machine_id)
             if owner is None or not owner.in_use("share", tag):
                 await settle(self.backends.shares.stop(machine_id, tag))

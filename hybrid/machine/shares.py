@@ -59,6 +59,7 @@ class _Server:
     pidfd: int
     gone: asyncio.Event
     stopping: bool = False
+    ready: bool = False  # until then its log is read for why it does not start
 
 
 def start_time(stat: str) -> int:
@@ -134,7 +135,9 @@ class ShareServer:
                 server = self._watch(record)
             except (OSError, ValueError, TypeError, KeyError):
                 server = None
-            if server is None:
+            if server is not None:
+                server.ready = True
+            else:
                 _end_strays(_file(file.parent, file.stem, "log"))
                 _remove_files(file.parent, file.stem)
         self._bounding = asyncio.create_task(self._bound_logs(), name="share logs")
@@ -203,6 +206,7 @@ class ShareServer:
         assert server is not None, "a child is there until it is reaped"
         try:
             await self._ready(server, log, directory)
+            server.ready = True
         except BaseException:
             await asyncio.shield(self._give_up(server))
             raise
@@ -222,6 +226,9 @@ class ShareServer:
                 os.killpg(record.pid, signal.SIGKILL)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(server.gone.wait(), _STOP)
+        self._clear(record)
+
+    def _clear(self, record: ServerRecord) -> None:
         Path(record.socket).unlink(missing_ok=True)
         _remove_files(self._paths.machine_run(record.machine_id), record.tag)
 
@@ -269,6 +276,8 @@ class ShareServer:
             how = f"got signal {-code}" if code < 0 else f"failed (exit code {code})"
         server.gone.set()
         self._servers.pop((record.machine_id, record.tag), None)
+        if server.ready:
+            self._clear(record)  # its guest may be nobody's, and then nobody stops it
         if not server.stopping:
             for callback in self._callbacks:
                 callback(record.machine_id, record.tag, f"the share's file server {how}")

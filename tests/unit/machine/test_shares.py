@@ -152,6 +152,7 @@ async def test_a_killed_server_is_reported_and_a_finished_one_is_not(
         "the share's file server got signal 9",
     )
     assert lost.empty()
+    assert not paths.machine_run(MACHINE).exists()  # though nobody stopped them
     for tag in ("finished", "killed"):
         await server.stop(MACHINE, tag)
     await server.close()
