@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from hybrid.agent import syscalls
 from hybrid.agent.cgroups import Group
 from hybrid.wire.messages import ContainerEvidence
 
@@ -19,8 +20,11 @@ _LIMITS = {
 }
 
 
-def read(group: Group, pid: int) -> ContainerEvidence:
-    """Evidence of the container whose init is ``pid``, a child of ours that was not reaped: the pid is still its."""
+def read(group: Group, pid: int, root: int, paths: list[str]) -> ContainerEvidence:
+    """Evidence of the container whose init is ``pid``, a child of ours that was not reaped: the pid is still its.
+
+    ``paths`` are looked for below the descriptor ``root``.
+    """
     process = Path(f"/proc/{pid}")
     status = {}
     for line in (process / "status").read_text(errors="replace").splitlines():
@@ -45,7 +49,18 @@ def read(group: Group, pid: int) -> ContainerEvidence:
         or _optional(process / "attr/current"),
         boot_id=_optional(Path("/proc/sys/kernel/random/boot_id")),
         kernel=os.uname().release,
+        present=[path for path in paths if _exists(root, path)],
     )
+
+
+def _exists(root: int, path: str) -> bool:
+    try:
+        os.close(syscalls.open_in_root(root, path, os.O_PATH))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # there, though it cannot be opened
+    return True
 
 
 def _namespaces(process: Path) -> dict[str, int]:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from hybrid.agent.options import Options
 from hybrid.agent.transport import SerialStream, SocketStream
 from hybrid.errors import Unavailable
-from hybrid.wire.messages import VERSION, Exited, Hello, Request
+from hybrid.wire.messages import VERSION, Exited, Hello
 from hybrid.wire.server import Connection, serve
+from hybrid.wire.value import Request
 
 if TYPE_CHECKING:
     from hybrid.agent.service import Service

@@ -26,6 +26,7 @@ from hybrid.errors import Conflict, Internal, InvalidInput, NotFound
 from hybrid.wire import messages as m
 from hybrid.wire.server import Connection
 from hybrid.wire.session import Stream
+from hybrid.wire.value import Request
 
 _LARGEST_BLOB = 64 << 30
 Finish = Callable[[], None]
@@ -63,7 +64,7 @@ class Service:
         """States of all processes that have ended and were not deleted."""
         return [process.state() for process in self._processes() if process.status == "stopped"]
 
-    async def handle(self, request: m.Request[Any], connection: Connection) -> object:
+    async def handle(self, request: Request[Any], connection: Connection) -> object:
         """The answer to one request; raises hybrid's errors."""
         method: Callable[[Service, Any, Connection], Awaitable[object]] | None = _METHODS.get(
             type(request)
@@ -324,7 +325,8 @@ class Service:
 
         container = _alive(self._containers.get(request.container))
         await container.begun()
-        return evidence.read(container.group, _alive(container).init.pid)
+        pid = _alive(container).init.pid
+        return evidence.read(container.group, pid, container.root, request.paths)
 
     async def _probe(self, request: m.Probe, connection: Connection) -> m.ProbeResults:
         from hybrid.agent import probe

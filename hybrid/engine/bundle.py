@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -119,7 +119,7 @@ def spec_request(
     id_base: int,
 ) -> SpecRequest:
     """``facts`` None: for checking the request before there is a machine."""
-    spec, limits = record.spec, record.spec.limits
+    spec = record.spec
     kind, _ = network_kind(spec)
     more = {"architecture": facts.architecture, "kernel": facts.kernel} if facts else {}
     return SpecRequest(
@@ -147,23 +147,7 @@ def spec_request(
         ipc=spec.ipc_mode,
         cgroupns=spec.cgroupns_mode,
         userns=spec.userns_mode,
-        resources=ResourceRequest(
-            memory=limits.memory,
-            memory_reservation=limits.memory_reservation,
-            memory_swap=limits.memory_swap,
-            nano_cpus=limits.nano_cpus,
-            cpu_shares=limits.cpu_shares,
-            cpu_period=limits.cpu_period,
-            cpu_quota=limits.cpu_quota,
-            cpuset_cpus=limits.cpuset_cpus,
-            cpuset_mems=limits.cpuset_mems,
-            pids=limits.pids,
-            blkio_weight=limits.blkio_weight,
-            read_bps=limits.read_bps,
-            write_bps=limits.write_bps,
-            read_iops=limits.read_iops,
-            write_iops=limits.write_iops,
-        ),
+        resources=ResourceRequest(**asdict(spec.limits)),
         rlimits=[Rlimit(name, soft, hard) for name, (soft, hard) in spec.ulimits.items()],
         sysctls=spec.sysctls,
         oom_score_adj=spec.oom_score_adj,

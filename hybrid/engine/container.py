@@ -101,7 +101,7 @@ OWN_DISK = "/dev/root"  # how requests name the disk that holds the container's 
 
 @dataclass
 class Limits:
-    """0 (or None for pids, "" for sets): no limit. Bytes, nano-CPUs, microseconds."""
+    """0 or "": no limit. Bytes, nano-CPUs, microseconds; the fields are those of policy's ``ResourceRequest``."""
 
     memory: int = 0
     memory_swap: int = 0

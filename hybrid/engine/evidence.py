@@ -43,15 +43,15 @@ class Prover:
         run = container.need_run("cannot verify: ")
         machine, record = run.machine, container.record
         program = await self._program(machine)
+        promise = self._promise(container, machine)
         async with _listener() as port:
             addresses = [*self._host_services(container, port), *self._neighbours(container)]
             inside, probes, facts = await asyncio.gather(
-                machine.call(Evidence(container.id)),
+                machine.call(Evidence(container.id, list(promise.masked_paths))),
                 machine.call(Probe(container.id, addresses, program)),
                 machine.call(Facts()),
             )
         provider = await machine.provider.evidence(machine.id) if machine.own_kernel else {}
-        promise = self._promise(container, machine)
         checks = judge(promise, _host_facts(), facts, inside, probes, provider)
         return Report(container.id, record.name, record.spec.isolation or "vm", checks)
 

@@ -27,8 +27,8 @@ from hybrid.wire.messages import (
     MachineFacts,
     OutOfMemory,
     ProcessState,
-    Request,
 )
+from hybrid.wire.value import Request
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -25,10 +25,11 @@ from hybrid.link.transport import Transport
 from hybrid.wire import envelope
 from hybrid.wire.codec import decode
 from hybrid.wire.frame import ProtocolError
-from hybrid.wire.messages import ANSWERS, VERSION, Exited, Hello, OutOfMemory, Request
+from hybrid.wire.messages import ANSWERS, VERSION, Exited, Hello, OutOfMemory
 from hybrid.wire.mux import Side
 from hybrid.wire.resync import REPEAT_AFTER, REPEAT_AT_MOST, Initiator
 from hybrid.wire.session import READ_SIZE, Session, Stream
+from hybrid.wire.value import Request
 
 AnswerT = TypeVar("AnswerT")
 Event = Exited | OutOfMemory

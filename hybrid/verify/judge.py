@@ -244,14 +244,16 @@ def _capabilities(promise: Promise, evidence: ContainerEvidence) -> Iterator[Che
 
 def _masked(promise: Promise, evidence: ContainerEvidence) -> Check:
     mounted = {fields[4] for line in evidence.mounts if len(fields := line.split()) > 4}
-    # a path that this kernel does not have cannot be masked, and need not be: the probes try them all
     bare = [path for path in promise.masked_paths if path not in mounted]
+    bared = [path for path in bare if path in evidence.present]
+    absent = [path for path in bare if path not in evidence.present]
     return Check(
         "container",
         "masked paths",
-        len(bare) < len(promise.masked_paths) or not promise.masked_paths,
+        not bared,
         f"{len(promise.masked_paths) - len(bare)} masked"
-        + (f"; not on this kernel: {', '.join(bare)}" if bare else ""),
+        + (f"; not masked: {', '.join(bared)}" if bared else "")
+        + (f"; not on this kernel: {', '.join(absent)}" if absent else ""),
         relaxed=not promise.masked_paths,
     )
 

@@ -18,7 +18,7 @@ from hybrid.errors import HybridError, InvalidInput, from_kind
 from hybrid.wire import messages
 from hybrid.wire.codec import decode, encode
 from hybrid.wire.frame import ProtocolError
-from hybrid.wire.value import Value, value
+from hybrid.wire.value import Request, Value, value
 
 MAX_ID = 1 << 53
 MAX_ERROR = 4096  # characters of an error's text
@@ -27,7 +27,7 @@ MAX_ERROR = 4096  # characters of an error's text
 @value
 class RequestEnvelope(Value):
     id: int
-    request: messages.Request[Any] | None  # None: refused; ``problem`` says why
+    request: Request[Any] | None  # None: refused; ``problem`` says why
     problem: HybridError | None = None
 
 
@@ -49,7 +49,7 @@ def hello_message(hello: messages.Hello) -> bytes:
     return _dump({"hello": encode(hello)})
 
 
-def request_message(number: int, request: messages.Request[Any]) -> bytes:
+def request_message(number: int, request: Request[Any]) -> bytes:
     return _dump({"id": number, "type": type(request).__name__, "body": encode(request)})
 
 

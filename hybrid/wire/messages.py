@@ -14,18 +14,11 @@ was created; the agent keeps a bounded tail of it until it is acknowledged.
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from hybrid.wire.value import Value, value
+from hybrid.wire.value import Request, Value, value
 
 VERSION = 1
-AnswerT = TypeVar("AnswerT", covariant=True)
-
-
-class Request(Value, Generic[AnswerT]):
-    """Base of all requests: names the class of the answer for the type checker (``ANSWERS`` does so at run time)."""
-
-    __slots__ = ()
 
 
 @value
@@ -419,9 +412,13 @@ class ProcessTable(Value):
 
 @value
 class Evidence(Request["ContainerEvidence"]):
-    """Asks for the container's effective confinement, read from the machine's kernel (never from configuration)."""
+    """Asks for the container's effective confinement, read from the machine's kernel (never from configuration).
+
+    ``paths`` are asked after: which of them there are in the container.
+    """
 
     container: str
+    paths: list[str] = field(default_factory=list)
 
 
 @value
@@ -441,6 +438,7 @@ class ContainerEvidence(Value):
     apparmor: str
     boot_id: str
     kernel: str
+    present: list[str] = field(default_factory=list)  # those of the request's paths that exist
 
 
 @value

@@ -17,10 +17,11 @@ from typing import Any
 from hybrid.errors import HybridError, Internal, InvalidInput, Unavailable
 from hybrid.wire import envelope
 from hybrid.wire.frame import ProtocolError
-from hybrid.wire.messages import VERSION, Hello, Request
+from hybrid.wire.messages import VERSION, Hello
 from hybrid.wire.mux import Side
 from hybrid.wire.resync import BREAK, Acceptor
 from hybrid.wire.session import READ_SIZE, ByteStream, Session, Stream
+from hybrid.wire.value import Request
 
 MAX_RUNNING = 1024  # requests at a time; more are refused at once
 

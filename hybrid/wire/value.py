@@ -8,9 +8,10 @@ only.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Generic, TypeVar, dataclass_transform
 
 T = TypeVar("T")
+AnswerT = TypeVar("AnswerT", covariant=True)
 
 
 class Value:
@@ -34,6 +35,14 @@ class Value:
         names = self.__match_args__  # type: ignore[attr-defined]
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"{type(self).__name__}({fields})"
+
+
+class Request(Value, Generic[AnswerT]):
+    """Base of all requests: names the class of the answer for the type checker (``messages.ANSWERS`` does so at
+    run time).
+    """
+
+    __slots__ = ()
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))

@@ -119,7 +119,9 @@ async def test_top_lists_the_containers_processes(driver: Driver) -> None:
 
 async def test_evidence_is_what_the_kernel_says(driver: Driver) -> None:
     name = await driver.start(driver.request("sleep", "100"))
-    found = await driver.client.call(Evidence(name))
+    paths = ["/proc/version", "/proc/no-such", "/bin/sh", "/etc/passwd/not-a-directory"]
+    found = await driver.client.call(Evidence(name, paths))
+    assert found.present == ["/proc/version", "/bin/sh"]
     assert found.status["Seccomp"] == "2"
     assert found.status["NoNewPrivs"] == "1"
     assert found.uid_map.split() == ["0", "100000", "65536"]

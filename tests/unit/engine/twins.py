@@ -35,6 +35,7 @@ from hybrid.paths import Paths
 from hybrid.wire import journal
 from hybrid.wire import messages as m
 from hybrid.wire.server import Connection, serve
+from hybrid.wire.value import Request
 
 
 @dataclass
@@ -122,7 +123,7 @@ class FakeAgent:
             journal_end=len(process.journal),
         )
 
-    async def handle(self, request: m.Request[Any], connection: Connection) -> object:
+    async def handle(self, request: Request[Any], connection: Connection) -> object:
         name = type(request).__name__
         self.seen.append(name)
         if name in self.fail:

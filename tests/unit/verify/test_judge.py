@@ -133,7 +133,7 @@ def test_good_evidence_is_kept() -> None:
             "no_new_privs",
             {"evidence": replace(EVIDENCE, status=EVIDENCE.status | {"NoNewPrivs": "0"})},
         ),
-        ("masked paths", {"evidence": replace(EVIDENCE, mounts=[])}),
+        ("masked paths", {"evidence": replace(EVIDENCE, mounts=[], present=["/proc/keys"])}),
         ("process limit", {"evidence": replace(EVIDENCE, limits={"pids.max": "max"})}),
         ("mount", {"probes": ProbeResults([ProbeResult("mount", False, "done")])}),
         ("probes", {"probes": ProbeResults([])}),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hybrid.errors import InvalidInput
 from hybrid.wire import messages
 from hybrid.wire.codec import MAX_DEPTH, MAX_ITEMS, decode, encode
-from hybrid.wire.messages import ANSWERS, EVENTS, REQUESTS, CreateContainer, Request, Source
+from hybrid.wire.messages import ANSWERS, EVENTS, REQUESTS, CreateContainer, Source
+from hybrid.wire.value import Request
 
 
 @pytest.mark.parametrize("request_type", REQUESTS.values(), ids=REQUESTS.keys())
