@@ -41,3 +41,30 @@ def parse_duration(text: str) -> int:
     if rest or not text.strip():
         raise ValueError(f"invalid duration: {text!r} (such as 500ms, 30s, 1m30s or 2h)")
     return int(total)
+
+
+def human_duration(seconds: float) -> str:
+    """A duration in words (docker/go-units ``HumanDuration``)."""
+    whole = int(seconds)
+    minutes, hours = whole // 60, int(seconds / 3600 + 0.5)
+    if whole < 1:
+        return "Less than a second"
+    if whole == 1:
+        return "1 second"
+    if whole < 60:
+        return f"{whole} seconds"
+    if minutes == 1:
+        return "About a minute"
+    if minutes < 60:
+        return f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    if hours < 48:
+        return f"{hours} hours"
+    if hours < 24 * 7 * 2:
+        return f"{hours // 24} days"
+    if hours < 24 * 30 * 2:
+        return f"{hours // 24 // 7} weeks"
+    if hours < 24 * 365 * 2:
+        return f"{hours // 24 // 30} months"
+    return f"{hours // 24 // 365} years"

@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid.api import times
 from hybrid.engine.container import OWN_DISK, Endpoint, HealthCheck, Mount, Port, Record, Spec
+from hybrid.units import human_duration
 
 DRIVER = "hybrid"
 SHM_DEFAULT = 64 << 20
@@ -34,9 +35,9 @@ def health_json(check: HealthCheck | None) -> dict[str, Any] | None:
 def status_text(record: Record) -> str:
     """The STATUS column of ``ps``."""
     now = time.time_ns()
-    ended = times.human((now - record.finished_ns) / 1e9) if record.finished_ns else ""
+    ended = human_duration((now - record.finished_ns) / 1e9) if record.finished_ns else ""
     if record.status in ("running", "paused"):
-        text = f"Up {times.human((now - record.started_ns) / 1e9)}"
+        text = f"Up {human_duration((now - record.started_ns) / 1e9)}"
         if record.status == "paused":
             return f"{text} (Paused)"
         if record.health is not None:

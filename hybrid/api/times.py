@@ -1,4 +1,4 @@
-"""Times as Docker prints them. Pure."""
+"""Points in time as Docker prints them. Pure."""
 
 from __future__ import annotations
 
@@ -21,30 +21,3 @@ def fixed(time_ns: int) -> str:
     """With all nine digits, as before a log line."""
     seconds, fraction = divmod(time_ns, 1_000_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{fraction:09d}Z"
-
-
-def human(seconds: float) -> str:
-    """A duration in words (docker/go-units ``HumanDuration``)."""
-    whole = int(seconds)
-    minutes, hours = whole // 60, round(whole / 3600)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    if minutes == 1:
-        return "About a minute"
-    if minutes < 60:
-        return f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    if hours < 48:
-        return f"{hours} hours"
-    if hours < 24 * 7 * 2:
-        return f"{hours // 24} days"
-    if hours < 24 * 30 * 2:
-        return f"{hours // 24 // 7} weeks"
-    if hours < 24 * 365 * 2:
-        return f"{hours // 24 // 30} months"
-    return f"{hours // 24 // 365} years"

@@ -10,21 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hybrid.errors import InvalidInput
+from hybrid.units import human_duration
 
 GAP = "   "
 ID_LENGTH = 12
 COMMAND_LENGTH = 20
 _FRACTION = re.compile(r"\.\d+")
-# (upper bound in seconds, divisor, unit): docker's human durations (go-units)
-_AGES = (
-    (120, 60, "About a minute"),
-    (3600, 60, "{} minutes"),
-    (5400, 3600, "About an hour"),
-    (172800, 3600, "{} hours"),
-    (1209600, 86400, "{} days"),
-    (5184000, 604800, "{} weeks"),
-    (63072000, 2592000, "{} months"),
-)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], width: int = 0) -> str:
@@ -68,26 +59,10 @@ def listing(
     return table(headings, rows)
 
 
-def seconds(duration: float) -> str:
-    """A duration in words, as docker prints them: ``5 seconds``, ``About a minute``, ``3
-    weeks``."""
-    whole = int(duration)
-    if whole < 1:
-        return "Less than a second"
-    if whole == 1:
-        return "1 second"
-    if whole < 60:
-        return f"{whole} seconds"
-    for bound, divisor, text in _AGES:
-        if whole < bound:
-            return text.format(whole // divisor)
-    return f"{whole / 31536000:.0f} years"
-
-
 def age(moment: float | str, now: float) -> str:
     """How long ago a Unix time or an RFC 3339 time was."""
     then = moment if isinstance(moment, int | float) else timestamp(moment)
-    return f"{seconds(max(0.0, now - then))} ago"
+    return f"{human_duration(max(0.0, now - then))} ago"
 
 
 def timestamp(text: str) -> float:

@@ -310,25 +310,6 @@ def test_times(nanoseconds: int, expected: str) -> None:
     assert times.fixed(nanoseconds).endswith("Z") and len(times.fixed(nanoseconds)) == 30
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (0.2, "Less than a second"),
-        (1, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (180, "3 minutes"),
-        (3600, "About an hour"),
-        (10000, "3 hours"),
-        (86400 * 3, "3 days"),
-        (86400 * 20, "2 weeks"),
-        (86400 * 90, "3 months"),
-    ],
-)
-def test_durations_in_words(seconds: float, expected: str) -> None:
-    assert times.human(seconds) == expected
-
-
 def test_file_modes_are_gos() -> None:
     assert go_mode(0o100644) == 0o644
     assert go_mode(0o40755) == 0o755 | 1 << 31

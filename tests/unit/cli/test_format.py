@@ -27,26 +27,6 @@ def test_a_listing_has_three_styles() -> None:
         format.listing("{{.ID}}", False, *arguments)
 
 
-@pytest.mark.parametrize(
-    ("duration", "text"),
-    [
-        (0.4, "Less than a second"),
-        (1.9, "1 second"),
-        (59, "59 seconds"),
-        (60, "About a minute"),
-        (120, "2 minutes"),
-        (3600, "About an hour"),
-        (7200, "2 hours"),
-        (86400 * 3, "3 days"),
-        (86400 * 21, "3 weeks"),
-        (86400 * 100, "3 months"),
-        (86400 * 800, "2 years"),
-    ],
-)
-def test_durations_in_words(duration: float, text: str) -> None:
-    assert format.seconds(duration) == text
-
-
 def test_times() -> None:
     assert format.timestamp("2025-01-01T00:00:00.123456789Z") == pytest.approx(1735689600.123456)
     assert format.timestamp("2025-01-01T01:00:00+01:00") == 1735689600
