@@ -45,14 +45,14 @@ def obstacles(listed: dict[str, Any], instance: str) -> list[str]:
     return found
 
 
-async def foreign_ports(instance: str) -> set[tuple[str, str, int]]:
-    """What other instances on this host publish: protocol, address, port."""
+async def foreign_ports(instance: str) -> dict[tuple[str, str, int], str]:
+    """What other instances on this host publish: protocol, address, port; and the table that does it."""
     return published(await _listed("maps"), instance)
 
 
-def published(listed: dict[str, Any], instance: str) -> set[tuple[str, str, int]]:
+def published(listed: dict[str, Any], instance: str) -> dict[tuple[str, str, int], str]:
     """``foreign_ports`` of an ``nft -j list maps`` answer."""
-    found = set()
+    found = {}
     for item in listed.get("nftables", []):
         entry = item.get("map", {})
         table, name = entry.get("table", ""), entry.get("name", "")
@@ -61,9 +61,9 @@ def published(listed: dict[str, Any], instance: str) -> set[tuple[str, str, int]
         for key, _target in entry.get("elem", []):
             fields = key["concat"]
             if name == "published_everywhere":
-                found.add((fields[0], "0.0.0.0", int(fields[1])))
+                found[fields[0], "0.0.0.0", int(fields[1])] = table
             elif name == "published_at":
-                found.add((fields[0], fields[1], int(fields[2])))
+                found[fields[0], fields[1], int(fields[2])] = table
     return found
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from hybrid.errors import Conflict, Forbidden, HybridError, Internal, InvalidInput
 from hybrid.network.model import PortMapping
@@ -33,12 +34,12 @@ class PortClaims:
         return f"<PortClaims {sorted(self._held)}>"
 
     def claim(
-        self, wanted: Iterable[PortMapping], foreign: Collection[Port] = ()
+        self, wanted: Iterable[PortMapping], foreign: Mapping[Port, str] = MappingProxyType({})
     ) -> list[PortMapping]:
         """All of them with their real ports, or none: Conflict when one is taken.
 
-        ``foreign`` are ports whose rules live although no socket holds them (a daemon of another
-        instance is away).
+        ``foreign`` are ports whose rules live although no socket may hold them (a daemon of another
+        instance is away), and the nftables table of these rules.
         """
         done: list[PortMapping] = []
         try:
@@ -62,12 +63,14 @@ class PortClaims:
             holder.close()
         self._held.clear()
 
-    def _claim(self, mapping: PortMapping, foreign: Collection[Port]) -> PortMapping:
+    def _claim(self, mapping: PortMapping, foreign: Mapping[Port, str]) -> PortMapping:
         address = mapping.host_ip or _ANY
-        if any(
-            _overlap((mapping.protocol, address, mapping.host_port), other) for other in foreign
-        ):
-            raise Conflict(f"Bind for {address}:{mapping.host_port} failed: {_TAKEN}")
+        for other, table in foreign.items():
+            if _overlap((mapping.protocol, address, mapping.host_port), other):
+                raise Conflict(
+                    f"Bind for {address}:{mapping.host_port} failed: {_TAKEN} by the rules of another"
+                    f" hybrid on this host ('nft list table inet {table}')"
+                )
         holder = socket.socket(socket.AF_INET, _TYPES[mapping.protocol])
         try:
             if mapping.protocol == "tcp":

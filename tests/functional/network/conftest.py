@@ -62,6 +62,7 @@ class Box:
             file.write("options timeout:1 attempts:1\n")
         os.chmod(file.name, 0o644)
         self.run("mount", "--bind", file.name, "/etc/resolv.conf")
+        os.unlink(file.name)  # the mount holds it
 
     def serve(self, port: int, text: str, protocol: str = "tcp") -> None:
         """Answers every connection (or datagram) with the text and who asked."""

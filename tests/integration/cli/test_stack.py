@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -20,7 +21,9 @@ from tests.built import BUILT
 from tests.livedaemon import LiveDaemon, live_daemon, until
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(900)]
-URL = "http://127.0.0.1:18488/"
+with socket.create_server(("127.0.0.1", 0)) as _free:
+    PORT = _free.getsockname()[1]
+URL = f"http://127.0.0.1:{PORT}/"
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def stack(top: Path) -> Iterator[LiveDaemon]:
     """The stack, up on a daemon of its own."""
     if os.geteuid():
         pytest.skip("needs root")
-    os.environ["STACK_PORT"] = "18488"
+    os.environ["STACK_PORT"] = str(PORT)
     build_guest(BUILT, lambda _: None)
     build_tools(BUILT, lambda _: None)
     with live_daemon(guest=True) as daemon:

@@ -71,7 +71,7 @@ def test_what_other_instances_publish() -> None:
         empty = {"table": table, "name": "published_at"}
         return {"nftables": [{"map": everywhere}, {"map": one}, {"map": empty}, {"table": {}}]}
 
-    found = {("tcp", "0.0.0.0", 80), ("udp", "127.0.0.1", 53)}
+    found = dict.fromkeys([("tcp", "0.0.0.0", 80), ("udp", "127.0.0.1", 53)], "hybrid_other")
     assert published(listed("hybrid_other"), INSTANCE) == found
-    assert published(listed(nft.table_name(INSTANCE)), INSTANCE) == set()
-    assert published(listed("kube"), INSTANCE) == set()
+    assert published(listed(nft.table_name(INSTANCE)), INSTANCE) == {}
+    assert published(listed("kube"), INSTANCE) == {}

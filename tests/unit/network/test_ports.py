@@ -35,3 +35,9 @@ def test_all_or_none() -> None:
 def test_an_address_that_this_host_has_not() -> None:
     with pytest.raises(InvalidInput, match="no such address"):
         PortClaims().claim([PortMapping("192.0.2.99", 0, "", 80)])
+
+
+def test_a_port_that_another_instances_rules_hold_without_a_socket() -> None:
+    wanted = PortMapping("127.0.0.1", 8080, "", 80)
+    with pytest.raises(Conflict, match=r"already allocated by the rules of .* hybrid_0123"):
+        PortClaims().claim([wanted], {("tcp", "0.0.0.0", 8080): "hybrid_0123"})
