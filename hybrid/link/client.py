@@ -23,9 +23,10 @@ from typing import Any, TypeVar, cast
 from hybrid.errors import HybridError, Internal, InvalidInput, Unavailable, Unsupported
 from hybrid.link.transport import Transport
 from hybrid.wire import envelope
+from hybrid.wire.catalogue import ANSWERS
 from hybrid.wire.codec import decode
 from hybrid.wire.frame import ProtocolError
-from hybrid.wire.messages import ANSWERS, VERSION, Exited, Hello, OutOfMemory
+from hybrid.wire.messages import VERSION, Exited, Hello, OutOfMemory
 from hybrid.wire.mux import Side
 from hybrid.wire.resync import REPEAT_AFTER, REPEAT_AT_MOST, Initiator
 from hybrid.wire.session import READ_SIZE, Session, Stream

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from hybrid.errors import HybridError, InvalidInput, from_kind
 from hybrid.wire import messages
+from hybrid.wire.catalogue import EVENTS, REQUESTS
 from hybrid.wire.codec import decode, encode
 from hybrid.wire.frame import ProtocolError
 from hybrid.wire.value import Request, Value, value
@@ -85,7 +86,7 @@ def parse_from_host(payload: bytes) -> RequestEnvelope:
     if message.keys() != {"id", "type", "body"}:
         raise ProtocolError("a message that is no request")
     number = _id(message)
-    cls = messages.REQUESTS.get(message["type"]) if isinstance(message["type"], str) else None
+    cls = REQUESTS.get(message["type"]) if isinstance(message["type"], str) else None
     if cls is None:
         return RequestEnvelope(
             number, None, InvalidInput(f"unknown request {_clean(message['type'])}")
@@ -110,7 +111,7 @@ def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
             _id(message), error=from_kind(str(error["kind"]), _clean(error["message"]))
         )
     if keys == {"event", "body"}:
-        cls = messages.EVENTS.get(message["event"]) if isinstance(message["event"], str) else None
+        cls = EVENTS.get(message["event"]) if isinstance(message["event"], str) else None
         if cls is None:
             raise ProtocolError(f"unknown event {_clean(message['event'])}")
         try:

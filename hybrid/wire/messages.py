@@ -1,7 +1,7 @@
 """What engine and agent say to each other: each request, its answer, and the agent's events.
 
-A request is a dataclass, a ``Request`` of its answer; ``ANSWERS`` maps it to the dataclass that
-answers it, and its wire name is the class name. Both ends validate with ``hybrid.wire.codec``.
+A request is a dataclass, a ``Request`` of its answer, and its wire name is the class name; all are
+listed in ``hybrid.wire.catalogue``. Both ends validate with ``hybrid.wire.codec``.
 Streams of bytes (stdio, tar archives, blobs) are opened by the host: it picks an unused stream id
 and names it in the request.
 
@@ -480,38 +480,3 @@ class Exited(Value):
 @value
 class OutOfMemory(Value):
     container: str
-
-
-EVENTS: dict[str, type] = {cls.__name__: cls for cls in (Exited, OutOfMemory)}
-
-ANSWERS: dict[type[Request[Any]], type] = {
-    Configure: MachineFacts,
-    Facts: MachineFacts,
-    SetTime: Empty,
-    Shutdown: Empty,
-    CreateContainer: Empty,
-    StartContainer: Started,
-    CreateExec: Empty,
-    StartExec: Started,
-    Signal: Empty,
-    Resize: Empty,
-    Pause: Empty,
-    Update: Empty,
-    Delete: Empty,
-    List: ProcessList,
-    State: ProcessState,
-    ReadOutput: Empty,
-    AckOutput: Empty,
-    WriteInput: Empty,
-    PutBlob: Empty,
-    HasBlob: Truth,
-    Retain: Empty,
-    StatPath: PathStat,
-    GetArchive: PathStat,
-    PutArchive: Empty,
-    Stats: ContainerStats,
-    Top: ProcessTable,
-    Evidence: ContainerEvidence,
-    Probe: ProbeResults,
-}
-REQUESTS: dict[str, type[Request[Any]]] = {cls.__name__: cls for cls in ANSWERS}

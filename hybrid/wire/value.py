@@ -38,7 +38,7 @@ class Value:
 
 
 class Request(Value, Generic[AnswerT]):
-    """Base of all requests: names the class of the answer for the type checker (``messages.ANSWERS`` does so at
+    """Base of all requests: names the class of the answer for the type checker (``catalogue.ANSWERS`` does so at
     run time).
     """
 

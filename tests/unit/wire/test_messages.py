@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from hybrid.errors import InvalidInput
 from hybrid.wire import messages
+from hybrid.wire.catalogue import ANSWERS, EVENTS, REQUESTS
 from hybrid.wire.codec import MAX_DEPTH, MAX_ITEMS, decode, encode
-from hybrid.wire.messages import ANSWERS, EVENTS, REQUESTS, CreateContainer, Source
+from hybrid.wire.messages import CreateContainer, Source
 from hybrid.wire.value import Request
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hybrid.wire.catalogue import ANSWERS, EVENTS
 from hybrid.wire.frame import FrameType
-from hybrid.wire.messages import ANSWERS, EVENTS, VERSION
+from hybrid.wire.messages import VERSION
 
 DOC = (Path(__file__).parents[3] / "docs/agent-protocol.md").read_text()
 
