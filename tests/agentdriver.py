@@ -162,6 +162,16 @@ class Driver:
         return code, *texts
 
 
+async def address_spaces(driver: Driver) -> list[tuple[str, str]]:
+    """Personality and place of the stack: of two containers' own processes, and of two that joined one."""
+    script = "cat /proc/self/personality; grep stack /proc/self/maps"
+    shown = [(await driver.run("sh", "-c", script))[1] for _ in range(2)]
+    name = await driver.start(driver.request("sleep", "100"))
+    shown += [(await driver.execute(name, "sh", "-c", script))[1] for _ in range(2)]
+    await driver.client.call(Delete(name))
+    return [(text.split()[0], text.split()[1]) for text in shown]
+
+
 def config_of(args: list[str], process: dict[str, Any], linux: dict[str, Any]) -> dict[str, Any]:
     """An OCI config like the host's, short."""
     sets = {name: CAPABILITIES for name in ("bounding", "effective", "permitted")}
@@ -203,6 +213,7 @@ def config_of(args: list[str], process: dict[str, Any], linux: dict[str, Any]) -
             "namespaces": [
                 {"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")
             ],
+            "personality": {"domain": "LINUX"},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/sys/firmware"],
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
             "seccomp": {

@@ -49,8 +49,15 @@ def read(group: Group, pid: int, root: int, paths: list[str]) -> ContainerEviden
         or _optional(process / "attr/current"),
         boot_id=_optional(Path("/proc/sys/kernel/random/boot_id")),
         kernel=os.uname().release,
+        personality=personality(pid),
+        randomize_va_space=_optional(Path("/proc/sys/kernel/randomize_va_space")),
         present=[path for path in paths if _exists(root, path)],
     )
+
+
+def personality(pid: int) -> str:
+    """The process's personality(2) in hexadecimal; "" if it cannot be told."""
+    return _optional(Path(f"/proc/{pid}/personality"))
 
 
 def _exists(root: int, path: str) -> bool:

@@ -12,6 +12,7 @@ import ipaddress
 import os
 from pathlib import Path
 
+from hybrid.agent import evidence
 from hybrid.agent.container import Container
 from hybrid.agent.containers import Containers
 from hybrid.agent.process import Process
@@ -41,7 +42,9 @@ async def run(
             "args": [_PROGRAM, *addresses],
             "terminal": False,
         }
-        await containers.run_in(container, process, spec, (descriptor,))
+        personality = evidence.personality(
+            await containers.run_in(container, process, spec, (descriptor,))
+        )
         await asyncio.wait_for(process.finished.wait(), _TIMEOUT)
     except TimeoutError:
         raise Internal(f"the probe did not end in {_TIMEOUT:.0f} s") from None
@@ -50,7 +53,7 @@ async def run(
         await containers.stop(process)
         process.close()
     output, _ = process.ring.read(process.ring.start, process.ring.end)
-    return ProbeResults(_parsed(output, process.exit_code))
+    return ProbeResults(_parsed(output, process.exit_code), personality)
 
 
 def _checked(address: str) -> None:

@@ -12,7 +12,9 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from hybrid.agent import syscalls
 
 
 def exit_code(status: int) -> int:
@@ -60,11 +62,14 @@ class Reaper:
         environment: Mapping[str, str],
         stdio: Sequence[int] | None = None,
         timeout: float = 60.0,
+        *,
+        fixed_addresses: bool = False,
     ) -> int:
         """Runs a program to its end and returns its exit code; ``stdio`` are its
         descriptors from 0 on, None is /dev/null. It is killed on timeout."""
+        layout = syscalls.fixed_addresses() if fixed_addresses else nullcontext()
         with self.starting():
-            return await self._run(argv, environment, stdio, timeout)
+            return await self._run(argv, environment, stdio, timeout, layout)
 
     async def _run(
         self,
@@ -72,6 +77,7 @@ class Reaper:
         environment: Mapping[str, str],
         stdio: Sequence[int] | None,
         timeout: float,
+        layout: AbstractContextManager[None],
     ) -> int:
         null = -1
         if stdio is None:
@@ -79,14 +85,15 @@ class Reaper:
             stdio = (null, null, null)
         try:
             actions = [(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate(stdio)]
-            pid = os.posix_spawnp(
-                argv[0],
-                list(argv),
-                dict(environment),
-                file_actions=actions,
-                setsigmask=[],
-                setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
-            )
+            with layout:
+                pid = os.posix_spawnp(
+                    argv[0],
+                    list(argv),
+                    dict(environment),
+                    file_actions=actions,
+                    setsigmask=[],
+                    setsigdef=[signal.SIGPIPE, signal.SIGCHLD],
+                )
         finally:
             if null >= 0:
                 os.close(null)

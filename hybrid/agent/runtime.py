@@ -41,9 +41,15 @@ _START_FAILURES = (
 
 
 class Crun:
-    """Calls of one crun state directory. Each raises what went wrong; nothing is retried."""
+    """Calls of one crun state directory. Each raises what went wrong; nothing is retried.
+
+    ``emulated``: an emulator keeps its translation of a program by address, so a crun that lies elsewhere at
+    each start would be translated anew each time. It is given up for crun alone: the configuration of every
+    container sets its personality, in ``create`` and in ``exec``, before the container's program is executed.
+    """
 
     def __init__(self, state: Path, reaper: Reaper) -> None:
+        self.emulated = False
         self._root = state / "crun"
         self._logs = state / "log"
         self._logs.mkdir(exist_ok=True)
@@ -118,7 +124,9 @@ class Crun:
         argv = [PROGRAM, "--root", str(self._root), "--cgroup-manager", "cgroupfs"]
         argv += ["--log", f"file:{log}", *arguments]
         try:
-            code = await self._reaper.run(argv, _ENVIRONMENT, stdio, _TIMEOUT)
+            code = await self._reaper.run(
+                argv, _ENVIRONMENT, stdio, _TIMEOUT, fixed_addresses=self.emulated
+            )
             if code:
                 raise failure(arguments[0], _read_log(log) or f"exit code {code}", program)
         except FileNotFoundError:

@@ -103,6 +103,7 @@ class Service:
 
     async def _configure(self, request: m.Configure, connection: Connection) -> m.MachineFacts:
         self._identity.take(request)
+        self._crun.emulated = request.emulated
         return await self._facts(m.Facts(), connection)
 
     async def _facts(self, request: m.Facts, connection: Connection) -> m.MachineFacts:

@@ -36,6 +36,9 @@ _PR_SET_PDEATHSIG, _PR_GET_SECUREBITS, _PR_SET_SECUREBITS = 1, 27, 28
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _SECBIT_NO_SETUID_FIXUP = 1 << 2
 
+# include/uapi/linux/personality.h
+_ADDR_NO_RANDOMIZE = 0x0040000
+
 # include/uapi/linux/reboot.h
 _RB_POWER_OFF = 0x4321FEDC
 
@@ -155,6 +158,16 @@ def watch_file(path: str) -> int:
 def power_off() -> None:
     """``reboot(2)``: stops the machine at once; sync first."""
     _check(_libc.reboot(ctypes.c_int(_RB_POWER_OFF)))
+
+
+@contextmanager
+def fixed_addresses() -> Iterator[None]:
+    """What is started inside the block is laid out in memory alike each time (``personality(2)``)."""
+    before = _check(_libc.personality(_ADDR_NO_RANDOMIZE))
+    try:
+        yield
+    finally:
+        _check(_libc.personality(before))
 
 
 @contextmanager

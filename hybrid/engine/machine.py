@@ -167,6 +167,7 @@ class Machine:
                 realtime_ns=time.time_ns() if ours else 0,
                 entropy=os.urandom(ENTROPY_BYTES) if ours else b"",
                 lock_down=ours,
+                emulated=await self.provider.emulated(self.id),
             )
         )
         self.record.kernel = self.facts.kernel[:FACT_MAX]

@@ -227,6 +227,10 @@ class Provider(Protocol):
         """
         ...
 
+    async def emulated(self, machine_id: str) -> bool:
+        """Whether a program of this host runs the machine's instructions, not a CPU."""
+        ...
+
     async def evidence(self, machine_id: str) -> dict[str, object]:
         """What this host's kernel says about the machine's process, for proofs."""
         ...

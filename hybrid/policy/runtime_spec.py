@@ -270,6 +270,8 @@ def _linux(
             ids=ids[1] if ids else 0,
         ),
         "rootfsPropagation": "rprivate",
+        # The kernel's default, said: crun itself may run with fixed addresses (``Configure.emulated``).
+        "personality": {"domain": "LINUX"},
         "maskedPaths": _paths(request.masked_paths, profile.masked_paths, request, options.masked),
         "readonlyPaths": _paths(
             request.readonly_paths, profile.readonly_paths, request, options.masked

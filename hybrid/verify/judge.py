@@ -14,6 +14,7 @@ from typing import Any, Literal
 from hybrid.wire.messages import ContainerEvidence, MachineFacts, ProbeResults
 
 Boundary = Literal["vm", "container", "probe"]
+_ADDR_NO_RANDOMIZE = 0x0040000  # include/uapi/linux/personality.h
 NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
 # capabilities(7), by bit number
 CAPABILITY_NAMES = (
@@ -114,6 +115,7 @@ def judge(
     elif promise.box:
         checks.append(_box(host, evidence))
     checks.extend(_container(promise, evidence))
+    checks.append(_randomised(evidence, probes))
     checks.extend(_probes(promise, probes))
     return checks
 
@@ -256,6 +258,26 @@ def _masked(promise: Promise, evidence: ContainerEvidence) -> Check:
         + (f"; not on this kernel: {', '.join(absent)}" if absent else ""),
         relaxed=not promise.masked_paths,
     )
+
+
+def _randomised(evidence: ContainerEvidence, probes: ProbeResults) -> Check:
+    """Of the container's own process and of one that joined it later: each is started by another way."""
+    fixed = (_flags(evidence.personality) | _flags(probes.personality)) & _ADDR_NO_RANDOMIZE
+    return Check(
+        "container",
+        "random addresses",
+        evidence.randomize_va_space == "2" and not fixed,
+        f"randomize_va_space {evidence.randomize_va_space or 'unknown'}, personality of its process"
+        f" {evidence.personality or 'unknown'}, of one that joined {probes.personality or 'unknown'}",
+    )
+
+
+def _flags(personality: str) -> int:
+    """A personality that could not be read counts as one with every flag."""
+    try:
+        return int(personality, 16)
+    except ValueError:
+        return -1
 
 
 def _limits(promise: Promise, evidence: ContainerEvidence) -> Iterator[Check]:

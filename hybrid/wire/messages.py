@@ -48,6 +48,7 @@ class Configure(Request["MachineFacts"]):
     # credited and mixed in with RNDADDENTROPY + RNDRESEEDCRNG; empty: leave the pool
     entropy: bytes
     lock_down: bool  # load what is needed, then lockdown=confidentiality, modules_disabled=1, …
+    emulated: bool = False  # its CPU is a program: the agent starts crun in a way that suits one
     sysctls: dict[str, str] = field(default_factory=dict)
 
 
@@ -438,6 +439,8 @@ class ContainerEvidence(Value):
     apparmor: str
     boot_id: str
     kernel: str
+    personality: str  # of init, /proc/PID/personality
+    randomize_va_space: str  # /proc/sys/kernel/randomize_va_space
     present: list[str] = field(default_factory=list)  # those of the request's paths that exist
 
 
@@ -465,6 +468,7 @@ class ProbeResult(Value):
 @value
 class ProbeResults(Value):
     results: list[ProbeResult]
+    personality: str = ""  # of the program's process, as the machine's kernel told it
 
 
 # --- events (agent to host) -----------------------------------------------------------------------

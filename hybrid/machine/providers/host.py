@@ -145,6 +145,9 @@ class HostProvider:
     async def console(self, machine_id: str) -> bytes:
         raise Unsupported("the host has no console of its own")
 
+    async def emulated(self, machine_id: str) -> bool:
+        return False
+
     async def evidence(self, machine_id: str) -> dict[str, object]:
         """The agent's process; there is no boundary of the provider's to tell about."""
         self._check(machine_id)

@@ -149,6 +149,10 @@ class LibvirtProvider:
     async def console(self, machine_id: str) -> bytes:
         return self._console_log(machine_id).tail(CONSOLE_TAIL)
 
+    async def emulated(self, machine_id: str) -> bool:
+        pid = self._guest(machine_id).pid
+        return pid is not None and evidence.accelerator(evidence.command_line(pid)) == "tcg"
+
     async def evidence(self, machine_id: str) -> dict[str, object]:
         guest = self._guest(machine_id)
         running = await self._running(guest)

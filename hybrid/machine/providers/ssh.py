@@ -211,6 +211,9 @@ class SshProvider:
     async def console(self, machine_id: str) -> bytes:
         raise Unsupported("a box reached over SSH has no console here")
 
+    async def emulated(self, machine_id: str) -> bool:
+        return False  # not by a program of this host
+
     async def evidence(self, machine_id: str) -> dict[str, object]:
         """Nothing of it runs on this host."""
         box = self._box(machine_id)

@@ -12,6 +12,7 @@ import pytest
 
 from hybrid.errors import Conflict, InvalidInput, NotFound, Unsupported
 from hybrid.wire.messages import (
+    Configure,
     CreateExec,
     Delete,
     Facts,
@@ -25,7 +26,7 @@ from hybrid.wire.messages import (
     State,
     Update,
 )
-from tests.agentdriver import Driver
+from tests.agentdriver import Driver, address_spaces
 from tests.functional.agent.conftest import RunningAgent
 
 
@@ -201,6 +202,13 @@ async def test_exec_runs_beside_the_container_with_its_rights(driver: Driver) ->
     await driver.client.call(Delete(name))
     with pytest.raises(NotFound):
         await driver.client.call(CreateExec(name, "x", {"args": ["true"]}))
+
+
+async def test_only_crun_has_fixed_addresses_where_the_machine_is_emulated(driver: Driver) -> None:
+    await driver.client.call(Configure("m1", "", 0, b"", False, emulated=True))
+    found = await address_spaces(driver)
+    assert {personality for personality, _ in found} == {"00000000"}
+    assert len({stack for _, stack in found}) == len(found)
 
 
 async def test_an_exec_that_leaves_a_child_behind_still_ends(driver: Driver) -> None:

@@ -129,6 +129,7 @@ async def test_evidence_is_what_the_kernel_says(driver: Driver) -> None:
         assert found.namespaces[kind] != found.machine_namespaces[kind]
     assert found.cgroup == f"/{GROUP}/{name}"
     assert found.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert (found.personality, found.randomize_va_space) == ("00000000", "2")
     assert any(" / / " in line for line in found.mounts)
     await driver.client.call(Delete(name))
     name = await driver.start(driver.request("true"))

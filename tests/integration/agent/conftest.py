@@ -94,6 +94,10 @@ async def driver(guest: Guest) -> AsyncIterator[Driver]:
 
     found = Driver(transport, guest.layers, guest.disks)
     await found.connect()
-    await found.client.call(Configure("m1", "tested", 1_800_000_000_000_000_000, bytes(64), True))
+    await found.client.call(
+        Configure(
+            "m1", "tested", 1_800_000_000_000_000_000, bytes(64), lock_down=True, emulated=True
+        )
+    )
     yield found
     await found.disconnect()

@@ -31,7 +31,7 @@ from hybrid.wire.messages import (
     Top,
     Update,
 )
-from tests.agentdriver import Driver
+from tests.agentdriver import Driver, address_spaces
 from tests.integration.agent.conftest import MAC, Guest
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(240)]
@@ -76,7 +76,10 @@ async def test_both_walls_are_seen_by_the_guests_kernel(driver: Driver) -> None:
     own = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
     assert all(found.namespaces[kind] != found.machine_namespaces[kind] for kind in own)
     assert found.cgroup == f"/hybrid/{name}"
-    results = (await driver.client.call(Probe(name, ["10.0.2.2:22"]), timeout=120)).results
+    assert (found.personality, found.randomize_va_space) == ("00000000", "2")
+    answer = await driver.client.call(Probe(name, ["10.0.2.2:22"]), timeout=120)
+    assert answer.personality == "00000000"
+    results = answer.results
     verdicts = {result.name: result for result in results}
     print(*results, sep="\n")
     assert len(verdicts) > 10
@@ -84,6 +87,12 @@ async def test_both_walls_are_seen_by_the_guests_kernel(driver: Driver) -> None:
         r.name for r in results if not r.refused and r.name in ("mount-proc", "module-init")
     ] == []
     await driver.client.call(Delete(name))
+
+
+async def test_containers_processes_have_random_addresses(driver: Driver) -> None:
+    found = await address_spaces(driver)
+    assert {personality for personality, _ in found} == {"00000000"}
+    assert len({stack for _, stack in found}) == len(found)
 
 
 async def test_exec_terminal_users_and_signals(driver: Driver) -> None:

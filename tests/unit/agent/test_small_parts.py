@@ -45,6 +45,19 @@ def test_exit_codes_are_dockers() -> None:
     assert reaper.exit_code(9) == 137
 
 
+async def test_a_program_is_started_with_fixed_addresses_where_asked(tmp_path: Path) -> None:
+    starter = reaper.Reaper()
+    starter.install()
+    for fixed, personality in ((True, "00040000"), (False, "00000000")):
+        with (tmp_path / "out").open("w+") as out:
+            stdio = (os.open(os.devnull, os.O_RDONLY), out.fileno(), 2)
+            argv = ["cat", "/proc/self/personality"]
+            assert await starter.run(argv, os.environ, stdio, fixed_addresses=fixed) == 0
+            os.close(stdio[0])
+        assert (tmp_path / "out").read_text() == f"{personality}\n"
+    assert Path("/proc/self/personality").read_text() == "00000000\n"
+
+
 @pytest.mark.parametrize(
     ("log", "program", "message"),
     [

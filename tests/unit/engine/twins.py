@@ -260,6 +260,9 @@ class FakeProvider:
     async def console(self, machine_id: str) -> bytes:
         return b"line one\nlast words\n"
 
+    async def emulated(self, machine_id: str) -> bool:
+        return True
+
     async def evidence(self, machine_id: str) -> dict[str, object]:
         return {}
 

@@ -59,8 +59,10 @@ EVIDENCE = ContainerEvidence(
     apparmor="",
     boot_id="guest-boot",
     kernel="6.12.0",
+    personality="00000000",
+    randomize_va_space="2",
 )
-PROBES = ProbeResults([ProbeResult("mount", True, "EPERM")])
+PROBES = ProbeResults([ProbeResult("mount", True, "EPERM")], "00000000")
 MACHINE: dict[str, Any] = {
     "uid": 2000001,
     "uid_shared_with": [],
@@ -134,9 +136,15 @@ def test_good_evidence_is_kept() -> None:
             {"evidence": replace(EVIDENCE, status=EVIDENCE.status | {"NoNewPrivs": "0"})},
         ),
         ("masked paths", {"evidence": replace(EVIDENCE, mounts=[], present=["/proc/keys"])}),
+        ("random addresses", {"evidence": replace(EVIDENCE, randomize_va_space="1")}),
+        ("random addresses", {"evidence": replace(EVIDENCE, personality="00040000")}),
+        ("random addresses", {"evidence": replace(EVIDENCE, personality="")}),
+        ("random addresses", {"probes": replace(PROBES, personality="00240000")}),
+        ("random addresses", {"probes": replace(PROBES, personality="")}),
+        ("random addresses", {"probes": replace(PROBES, personality="none")}),
         ("process limit", {"evidence": replace(EVIDENCE, limits={"pids.max": "max"})}),
-        ("mount", {"probes": ProbeResults([ProbeResult("mount", False, "done")])}),
-        ("probes", {"probes": ProbeResults([])}),
+        ("mount", {"probes": replace(PROBES, results=[ProbeResult("mount", False, "done")])}),
+        ("probes", {"probes": replace(PROBES, results=[])}),
     ],
 )
 def test_a_broken_wall_is_named(name: str, changes: dict[str, Any]) -> None:
@@ -146,7 +154,7 @@ def test_a_broken_wall_is_named(name: str, changes: dict[str, Any]) -> None:
 def test_a_guard_that_policy_relaxed_is_shown_as_relaxed() -> None:
     promise = replace(PROMISE, seccomp=False, allowed_probes=frozenset({"mount"}))
     evidence = replace(EVIDENCE, status=EVIDENCE.status | {"Seccomp": "0"})
-    probes = ProbeResults([ProbeResult("mount", False, "done")])
+    probes = replace(PROBES, results=[ProbeResult("mount", False, "done")])
     checks = judge(promise, HOST, FACTS, evidence, probes, MACHINE)
     assert {check.name for check in checks if check.relaxed} == {"seccomp", "mount"}
     assert all(check.kept for check in checks)
