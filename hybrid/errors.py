@@ -7,13 +7,11 @@ travels over the agent link and decides the HTTP status (``hybrid.api.status``) 
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class HybridError(Exception):
     """Base of all errors that may reach a user. ``kind`` is its name on the wire."""
 
-    kind: ClassVar[str] = "internal"
+    kind = "internal"
 
     def __init__(self, message: str) -> None:
         super().__init__(message)

@@ -2,20 +2,18 @@
 
 Two trees: *root* (state that survives a reboot) and *run* (sockets and pid files, gone at reboot). A Unix socket
 path may hold at most 107 bytes (``unix(7)``: ``sun_path`` is 108 with its NUL), so everything with a socket lives
-under *run*, whose name is short. Two daemons with different roots share nothing: ``instance`` (8 hex digits of the
-root's real path) is part of every host-wide name (bridge, tap, nftables table, domain).
+under *run*, whose name is short. What follows from the root alone is in ``hybrid.instance``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_ROOT = Path("/var/lib/hybrid")
-DEFAULT_RUN = Path("/run/hybrid")
+from hybrid import instance
+from hybrid.instance import StrPath
+
 SOCKET_PATH_MAX = 107
 _ID = re.compile(r"[0-9a-zA-Z][0-9a-zA-Z_.-]{0,127}")
 
@@ -42,18 +40,14 @@ class Paths:
     run: Path
 
     @classmethod
-    def of(cls, root: Path | None = None) -> Paths:
+    def of(cls, root: StrPath | None = None) -> Paths:
         """The trees of the daemon whose state is at ``root`` (default: /var/lib/hybrid)."""
-        real = Path(os.path.realpath(root or DEFAULT_ROOT))
-        if real == DEFAULT_ROOT:
-            return cls(real, DEFAULT_RUN)
-        return cls(
-            real, Path("/run") / f"hybrid-{hashlib.sha256(os.fsencode(real)).hexdigest()[:8]}"
-        )
+        real = instance.real_root(root)
+        return cls(Path(real), Path(instance.run_directory(real)))
 
     @property
     def instance(self) -> str:
-        return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
+        return instance.of(str(self.root))
 
     # root: state
     @property
@@ -109,7 +103,7 @@ class Paths:
     # run: sockets and pid files
     @property
     def socket(self) -> Path:
-        return self.run / "hybrid.sock"
+        return self.run / instance.SOCKET
 
     @property
     def pid_file(self) -> Path:

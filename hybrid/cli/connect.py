@@ -27,7 +27,7 @@ def engine(ctx: typer.Context, *, start: bool = True) -> Engine:
     try:
         found.ping()
     except NotListening as error:
-        _start(found, root, error)
+        _start(found, Path(root), error)
     return found
 
 

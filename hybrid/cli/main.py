@@ -22,7 +22,7 @@ def run() -> int:
             from hybrid.cli import express
 
             if (code := express.execute(arguments)) is not None:
-                return code
+                return express.leave(code)
         return _dispatch(arguments)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not an error of ours. Python would

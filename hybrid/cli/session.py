@@ -12,7 +12,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hybrid.cli import tty as terminal
 from hybrid.client.frames import STDERR, SYSTEM_ERROR, Demultiplexer
@@ -34,8 +34,7 @@ FORWARDED = (
 )
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """How a session ended: by itself, by detach keys, or by a signal for the client."""
 
     detached: bool = False

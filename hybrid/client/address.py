@@ -7,35 +7,32 @@ socket.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import urlsplit
+from typing import NamedTuple
 
+from hybrid import instance
 from hybrid.errors import InvalidInput
-from hybrid.paths import Paths
+from hybrid.instance import StrPath
 
 DEFAULT_TLS_PORT = 2376
 
 
-@dataclass(frozen=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """A Unix socket; ``root`` is set when the CLI may start the daemon that belongs there."""
 
-    path: Path
-    root: Path | None = None
+    path: StrPath
+    root: StrPath | None = None
 
     def __str__(self) -> str:
         return f"unix://{self.path}"
 
 
-@dataclass(frozen=True)
-class TcpAddress:
-    """A TCP socket; ``certificates`` is the directory with ca.pem, cert.pem and key.pem, None
+class TcpAddress(NamedTuple):
+    """A TCP socket; ``certificates`` is the directory with ca.pem, cert.pem and key.pem, ""
     means no TLS."""
 
     host: str
     port: int
-    certificates: Path | None = None
+    certificates: str = ""
 
     def __str__(self) -> str:
         return f"tcp://{self.host}:{self.port}"
@@ -44,7 +41,7 @@ class TcpAddress:
 Address = UnixAddress | TcpAddress
 
 
-def resolve(host: str | None, root: Path | None, environment: Mapping[str, str]) -> Address:
+def resolve(host: str | None, root: StrPath | None, environment: Mapping[str, str]) -> Address:
     """The address that options and environment name; InvalidInput when they make no sense."""
     if host:
         return parse(host, environment)
@@ -53,30 +50,32 @@ def resolve(host: str | None, root: Path | None, environment: Mapping[str, str])
     if named := environment.get("HYBRID_HOST"):
         return parse(named, environment)
     if named := environment.get("HYBRID_ROOT"):
-        return _local(Path(named))
+        return _local(named)
     if named := environment.get("DOCKER_HOST"):
         return parse(named, environment)
     return _local(None)
 
 
-def local_root(root: Path | None, environment: Mapping[str, str]) -> Path | None:
+def local_root(root: StrPath | None, environment: Mapping[str, str]) -> StrPath | None:
     """The state directory that option or environment name; None is the default one."""
-    return root or (Path(named) if (named := environment.get("HYBRID_ROOT")) else None)
+    return root or environment.get("HYBRID_ROOT")
 
 
-def _local(root: Path | None) -> UnixAddress:
-    paths = Paths.of(root)
-    return UnixAddress(paths.socket, paths.root)
+def _local(root: StrPath | None) -> UnixAddress:
+    real = instance.real_root(root)
+    return UnixAddress(instance.api_socket(real), real)
 
 
 def parse(text: str, environment: Mapping[str, str]) -> Address:
     """``unix:///path``, ``/path`` or ``tcp://host[:port]``."""
     if text.startswith("/"):
-        return UnixAddress(Path(text))
+        return UnixAddress(text)
+    if text.startswith("unix:///"):
+        return UnixAddress(text.removeprefix("unix://"))
+    from urllib.parse import urlsplit  # slow to load, and seldom needed
+
     parts = urlsplit(text)
     match parts.scheme:
-        case "unix" if parts.netloc == "" and parts.path.startswith("/"):
-            return UnixAddress(Path(parts.path))
         case "tcp" | "https":
             try:
                 port = parts.port
@@ -88,10 +87,8 @@ def parse(text: str, environment: Mapping[str, str]) -> Address:
     raise InvalidInput(f"invalid host {text!r}: expected unix:///path or tcp://host:port")
 
 
-def _certificates(environment: Mapping[str, str]) -> Path | None:
+def _certificates(environment: Mapping[str, str]) -> str:
     directory = environment.get("HYBRID_CERT_PATH") or environment.get("DOCKER_CERT_PATH")
-    if directory:
-        return Path(directory)
-    if environment.get("DOCKER_TLS_VERIFY"):
-        return Path(environment.get("HOME", "/root")) / ".docker"
-    return None
+    if not directory and environment.get("DOCKER_TLS_VERIFY"):
+        return f"{environment.get('HOME', '/root')}/.docker"
+    return directory or ""

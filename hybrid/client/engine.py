@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from hybrid.client.address import Address
 from hybrid.client.http import Hijacked, Http, Query, Response
+from hybrid.client.quoting import quote
 from hybrid.errors import (
     Conflict,
     Forbidden,
@@ -274,7 +274,7 @@ def _drain(response: Response) -> None:
 
 
 def _part(name: str) -> str:
-    return quote(name, safe="")
+    return quote(name)
 
 
 def _reference(name: str) -> str:

@@ -8,14 +8,15 @@ Nothing the server sends is trusted: heads, chunk sizes and JSON bodies are boun
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from hybrid.client.address import Address, TcpAddress, UnixAddress
+from hybrid.client.quoting import quote
 from hybrid.errors import Forbidden, Unavailable
+from hybrid.instance import StrPath
 
 HEAD_MAX = 64 << 10
 JSON_MAX = 64 << 20
@@ -277,11 +278,11 @@ class Http:
                 return _connect_tcp(address, self._connect_timeout)
 
 
-def _connect_unix(path: Path, timeout: float) -> socket.socket:
+def _connect_unix(path: StrPath, timeout: float) -> socket.socket:
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connected.settimeout(timeout)
     try:
-        connected.connect(str(path))
+        connected.connect(os.fspath(path))
     except PermissionError as error:
         connected.close()
         raise Forbidden(
@@ -303,12 +304,13 @@ def _connect_tcp(address: TcpAddress, timeout: float) -> socket.socket:
     try:
         plain = socket.create_connection((address.host, address.port), timeout)
         plain.settimeout(None)
-        if address.certificates is None:
+        if not address.certificates:
             return plain
         import ssl
 
-        context = ssl.create_default_context(cafile=address.certificates / "ca.pem")
-        context.load_cert_chain(address.certificates / "cert.pem", address.certificates / "key.pem")
+        ca, cert, key = (f"{address.certificates}/{name}.pem" for name in ("ca", "cert", "key"))
+        context = ssl.create_default_context(cafile=ca)
+        context.load_cert_chain(cert, key)
         return context.wrap_socket(plain, server_hostname=address.host)
     except ConnectionRefusedError as error:
         raise NotListening(f"no daemon listens on {address}") from error
@@ -317,8 +319,13 @@ def _connect_tcp(address: TcpAddress, timeout: float) -> socket.socket:
 
 
 def _target(path: str, query: Query | None) -> str:
+    target = quote(path, safe="/:@%")
     fields = {name: _text(value) for name, value in (query or {}).items() if value is not None}
-    return quote(path, safe="/:@%") + (f"?{urlencode(fields)}" if fields else "")
+    if not fields:
+        return target
+    from urllib.parse import urlencode  # slow to load, and seldom needed
+
+    return f"{target}?{urlencode(fields)}"
 
 
 def _text(value: str | int | bool) -> str:

@@ -24,6 +24,7 @@ from hybrid.daemon import config as configuration
 from hybrid.daemon import listeners, wiring
 from hybrid.engine.machine import settle
 from hybrid.errors import Conflict, Forbidden, Unavailable
+from hybrid.instance import StrPath
 from hybrid.machine import orphans
 from hybrid.paths import Paths
 
@@ -60,7 +61,7 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def run(root: Path | None, hosts: list[str], *, log_level: str | None = None) -> int:
+def run(root: StrPath | None, hosts: list[str], *, log_level: str | None = None) -> int:
     """Serves until SIGTERM or SIGINT; the exit code. HybridError if it cannot start."""
     if os.geteuid():
         raise Forbidden("the daemon needs root: use 'sudo hybrid daemon'")

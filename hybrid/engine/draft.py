@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from hybrid.engine.networks import DEFAULT, Networks
 from hybrid.engine.volumes import Volumes
 from hybrid.errors import InvalidInput
 from hybrid.image.config import ImageConfig
-from hybrid.paths import DEFAULT_RUN, Paths
+from hybrid.instance import DEFAULT_RUN
+from hybrid.paths import Paths
 from hybrid.policy import isolation as isolations
 from hybrid.policy import mounts as mount_rules
 from hybrid.policy import profile as profiles
@@ -125,7 +127,7 @@ class Drafts:
             reason = error.strerror if isinstance(error, OSError) else "it cannot be resolved"
             raise InvalidInput(f"invalid mount source {mount.source[:200]!r}: {reason}") from error
         # Of every instance: whoever talks to a daemon has its rights.
-        runs = [str(path) for path in DEFAULT_RUN.parent.glob(f"{DEFAULT_RUN.name}*")]
+        runs = glob.glob(f"{DEFAULT_RUN}*")
         own = [str(self._paths.root), str(self._paths.run), *runs]
         profiles.check_source(profile, str(resolved), own)
         if not exists:

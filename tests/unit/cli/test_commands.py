@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.cli import main
+from hybrid.cli import express, main
 from hybrid.cli.app import ORDER, VERBS, command
 from tests.unit.memorydaemon import MemoryDaemon, Record
 
@@ -37,6 +37,7 @@ def hybrid(
         monkeypatch.setattr(
             sys, "argv", ["hybrid", "--host", f"unix://{daemon.http.path}", *arguments]
         )
+        monkeypatch.setattr(express, "leave", lambda code: code)
         code = main.run()
         sys.stdout.flush()
         return Outcome(code, *capfd.readouterr())
