@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -103,12 +104,20 @@ def load(name: str = "default") -> Profile:
     if not _NAME.fullmatch(name) or not path.is_file():
         raise NotFound(f"no policy {name!r}; there are: {', '.join(names())}")
     try:
-        return Profile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return _parsed(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise InvalidInput(f"{path}: {error}") from error
+
+
+@functools.lru_cache(maxsize=16)  # every container reads one, and YAML is slow
+def _parsed(text: str, where: str) -> Profile:
+    try:
+        return Profile.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except (OSError, yaml.YAMLError) as error:
-        raise InvalidInput(f"{path}: {error}") from error
+        raise InvalidInput(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"{where}: {error}") from error
 
 
 def check_source(profile: Profile, source: str, own: Iterable[str] = ()) -> None:

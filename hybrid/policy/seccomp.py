@@ -9,6 +9,7 @@ seccomp=FILE``).
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
@@ -104,6 +105,7 @@ class Profile(_Model):
     syscalls: list[Rule] = Field(default=[], max_length=4096)
 
 
+@functools.lru_cache(maxsize=16)  # every container of a policy has the same
 def parse(text: str, where: str = "seccomp profile") -> Profile:
     """The profile in the JSON ``text``; InvalidInput names the first bad field."""
     if len(text) > MAX_PROFILE:
