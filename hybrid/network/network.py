@@ -176,9 +176,10 @@ class Networks:
             ]
             foreign = await firewall.foreign_ports(self.instance)
             claimed = self._claims.claim(filled, foreign)
-            self._endpoints[endpoint_id] = replace(endpoint, ports=endpoint.ports + tuple(claimed))
+            grown = replace(endpoint, ports=endpoint.ports + tuple(claimed))
+            self._endpoints[endpoint_id] = grown
             try:
-                await self._apply()
+                await self._grow(grown)
             except HybridError:
                 self._endpoints[endpoint_id] = endpoint
                 self._claims.release(claimed)
@@ -284,6 +285,14 @@ class Networks:
             nft.render(self.instance, self._networks.values(), self._endpoints.values())
         )
 
+    async def _grow(self, endpoint: Endpoint) -> None:
+        """The rules with an endpoint more, or one with more ports: adding is done at once, while a
+        replaced table waits for every processor to have left the old one."""
+        try:
+            await firewall.apply(nft.grown(self.instance, endpoint))
+        except Internal:
+            await self._apply()  # somebody has emptied the tables
+
     async def _check_free(self, network: NetworkConfig) -> None:
         own = [IPv4Network(other.subnet) for other in self._networks.values()]
         used = own + await self._netlink.used_subnets(ignore=[self._bridge(network.id)])
@@ -333,7 +342,7 @@ class Networks:
         name = device_name(self.instance, endpoint.kind, endpoint.id)
         alias = device_alias(self.instance, endpoint.id)
         try:
-            await self._apply()
+            await self._grow(self._endpoints[endpoint.id])
             if endpoint.kind == "tap":
                 tap.create(name, owner)
                 await self._netlink.describe(name, alias, mtu or network.mtu)
@@ -363,6 +372,10 @@ class Networks:
         Its address may get another owner.
         """
         gone = self._endpoints.pop(endpoint.id, endpoint)
-        await self._apply()
-        self._claims.release(gone.ports)
-        await self._netlink.forget_connections(gone.ip)
+        rules = self._apply()
+        if gone.ports:  # while they are published, connections would be tracked again
+            await rules
+            self._claims.release(gone.ports)
+            await self._netlink.forget_connections(gone.ip)
+        else:
+            await asyncio.gather(rules, self._netlink.forget_connections(gone.ip))

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from hybrid.network.model import Endpoint, NetworkConfig, PortMapping, device_name
 
 DNS_PORT = 53
+_FAMILIES = {"ports": "bridge", "sources": "bridge"}  # of sets that endpoints are in; others: inet
 
 
 def table_name(instance: str) -> str:
@@ -61,9 +62,41 @@ def _published(
             yield port, f"{port.container_ip or endpoint.ip} . {port.container_port}"
 
 
+def _elements(instance: str, endpoints: Sequence[Endpoint]) -> dict[str, list[str]]:
+    """What endpoints put into which set or map."""
+    device = {e.id: device_name(instance, e.kind, e.id) for e in endpoints}
+    published = list(_published(endpoints))
+    return {
+        "ports": [f'"{device[e.id]}"' for e in endpoints],
+        "sources": [f'"{device[e.id]}" . {e.mac} . {e.ip}' for e in endpoints],
+        "published_everywhere": [
+            f"{p.protocol} . {p.host_port} : {target}" for p, target in published if p.everywhere
+        ],
+        "published_at": [
+            f"{p.protocol} . {p.host_ip} . {p.host_port} : {target}"
+            for p, target in published
+            if not p.everywhere
+        ],
+        "published_loopback": [
+            f"{p.protocol} . {p.host_ip} . {p.host_port}"
+            for p, _ in published
+            if p.host_ip.startswith("127.")
+        ],
+    }
+
+
+def grown(instance: str, endpoint: Endpoint) -> str:
+    """The ``nft -f`` transaction that adds one endpoint and its ports to tables that are there."""
+    return "".join(
+        f"add element {_FAMILIES.get(name, 'inet')} {table_name(instance)} {name} {{ {', '.join(elements)} }}\n"
+        for name, elements in _elements(instance, [endpoint]).items()
+        if elements
+    )
+
+
 def _sets(instance: str, networks: Sequence[NetworkConfig], endpoints: Sequence[Endpoint]) -> str:
     bridge = {network.id: device_name(instance, "bridge", network.id) for network in networks}
-    published = list(_published(endpoints))
+    elements = _elements(instance, endpoints)
     to = "ipv4_addr . inet_service"
     return "".join(
         (
@@ -78,31 +111,19 @@ def _sets(instance: str, networks: Sequence[NetworkConfig], endpoints: Sequence[
             _set(
                 "published_everywhere",
                 f"inet_proto . inet_service : {to}",
-                [
-                    f"{p.protocol} . {p.host_port} : {target}"
-                    for p, target in published
-                    if p.everywhere
-                ],
+                elements["published_everywhere"],
                 "map",
             ),
             _set(
                 "published_at",
                 f"inet_proto . ipv4_addr . inet_service : {to}",
-                [
-                    f"{p.protocol} . {p.host_ip} . {p.host_port} : {target}"
-                    for p, target in published
-                    if not p.everywhere
-                ],
+                elements["published_at"],
                 "map",
             ),
             _set(
                 "published_loopback",
                 "inet_proto . ipv4_addr . inet_service",
-                [
-                    f"{p.protocol} . {p.host_ip} . {p.host_port}"
-                    for p, _ in published
-                    if p.host_ip.startswith("127.")
-                ],
+                elements["published_loopback"],
             ),
         )
     )
@@ -215,11 +236,9 @@ def _masquerade(instance: str, networks: Sequence[NetworkConfig]) -> list[str]:
 
 
 def _bridge(instance: str, table: str, endpoints: Sequence[Endpoint]) -> str:
-    device = {e.id: device_name(instance, e.kind, e.id) for e in endpoints}
-    sets = _set("ports", "ifname", [f'"{device[e.id]}"' for e in endpoints]) + _set(
-        "sources",
-        "ifname . ether_addr . ipv4_addr",
-        [f'"{device[e.id]}" . {e.mac} . {e.ip}' for e in endpoints],
+    elements = _elements(instance, endpoints)
+    sets = _set("ports", "ifname", elements["ports"]) + _set(
+        "sources", "ifname . ether_addr . ipv4_addr", elements["sources"]
     )
     chains = _chain(
         "prerouting", ["iifname @ports jump own_address"], "filter hook prerouting priority -300"

@@ -115,7 +115,9 @@ def _parsed(text: str, where: str) -> Profile:
         return Profile.model_validate(yaml.safe_load(text))
     except ValidationError as error:
         first = error.errors()[0]
-        raise InvalidInput(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise InvalidInput(
+            f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        ) from error
     except yaml.YAMLError as error:
         raise InvalidInput(f"{where}: {error}") from error
 

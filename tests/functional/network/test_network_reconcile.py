@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import Conflict, Internal
+from hybrid.network import nft
 from hybrid.network.model import Endpoint, NetworkConfig, PortMapping, device_name
 from hybrid.network.network import Networks
 from hybrid.paths import Paths
@@ -175,3 +176,11 @@ async def test_a_firewall_in_the_way_is_named(lab) -> None:
 async def test_the_hosts_subnets_are_seen(lab) -> None:
     lab.outsider()
     assert "198.51.100.0/24" in map(str, await lab.networks.used_subnets())
+
+
+async def test_rules_that_somebody_flushed_are_written_again_with_the_next_endpoint(lab) -> None:
+    await lab.attach(lab.front, 2)
+    lab.run("nft", "flush", "ruleset")
+    await lab.attach(lab.front, 3)
+    sources = lab.run("nft", "list", "set", "bridge", nft.table_name(lab.paths.instance), "sources")
+    assert "10.9.1.2" in sources and "10.9.1.3" in sources

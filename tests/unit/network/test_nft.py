@@ -9,7 +9,7 @@ import pytest
 
 from hybrid.network import nft
 from hybrid.network.firewall import obstacles, published
-from hybrid.network.model import Endpoint, NetworkConfig, PortMapping
+from hybrid.network.model import Endpoint, NetworkConfig, PortMapping, device_name
 
 INSTANCE = "0123abcd"
 FRONT = NetworkConfig("f" * 64, "front", "10.9.1.0/24", "10.9.1.1")
@@ -59,6 +59,18 @@ def test_a_foreign_chain_that_drops_is_an_obstacle() -> None:
     own = {**docker, "table": nft.table_name(INSTANCE), "policy": "drop"}
     assert obstacles(listed(**own), INSTANCE) == []
     assert obstacles(listed(family="ip", table="x", name="regular"), INSTANCE) == []
+
+
+def test_an_endpoint_more_is_elements_more() -> None:
+    lines = nft.grown(INSTANCE, WEB).splitlines()
+    table = nft.table_name(INSTANCE)
+    device = device_name(INSTANCE, "tap", "web")
+    assert lines[:2] == [
+        f'add element bridge {table} ports {{ "{device}" }}',
+        f'add element bridge {table} sources {{ "{device}" . {WEB.mac} . {WEB.ip} }}',
+    ]
+    assert f"add element inet {table} published_loopback {{ tcp . 127.0.0.1 . 8443 }}" in lines
+    assert len(lines) == 5
 
 
 def test_what_other_instances_publish() -> None:
