@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
+from hybrid.agent.identity import Identity
 from hybrid.agent.options import Options
 from hybrid.agent.transport import SerialStream, SocketStream
 from hybrid.errors import Unavailable
@@ -25,7 +25,7 @@ class Agent:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        self._boot = os.urandom(8).hex()
+        self._identity = Identity(options.guest)
         self._connection: Connection | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
@@ -80,7 +80,7 @@ class Agent:
         self._done.set()
 
     def _hello(self) -> Hello:
-        return Hello(VERSION, self._boot, self._options.features)
+        return Hello(VERSION, self._identity.boot, self._options.features)
 
     def _load(self) -> asyncio.Task[Service]:
         """Begins to load the service, once."""
@@ -91,7 +91,7 @@ class Agent:
     async def _make_service(self) -> Service:
         from hybrid.agent.service import Service
 
-        service = Service(self._options, self._emit, self._done.set)
+        service = Service(self._options, self._identity, self._emit, self._done.set)
         await service.prepare()
         return service
 

@@ -7,6 +7,7 @@ container does not need is imported where it is used, for the same reason.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from typing import Any
 from hybrid.agent import cgroups, limits, syscalls, system
 from hybrid.agent.container import Container
 from hybrid.agent.containers import Containers
+from hybrid.agent.identity import Identity
 from hybrid.agent.machine import MachineProcesses
 from hybrid.agent.options import Options
 from hybrid.agent.process import Process
@@ -35,7 +37,13 @@ Finish = Callable[[], None]
 class Service:
     """Answers requests. ``emit`` takes events; ``finish`` ends the agent after a shutdown."""
 
-    def __init__(self, options: Options, emit: Callable[[object], None], finish: Finish) -> None:
+    def __init__(
+        self,
+        options: Options,
+        identity: Identity,
+        emit: Callable[[object], None],
+        finish: Finish,
+    ) -> None:
         self._options, self._finish = options, finish
         self._layout = cgroups.layout()
         if self._layout == "hybrid":
@@ -48,7 +56,7 @@ class Service:
         self._storage = Storage(options.state)
         self._containers = Containers(self._storage, self._crun, self._reaper, emit, options.group)
         self._machine = MachineProcesses(self._reaper, emit)
-        self._identity = system.Identity(options.guest)
+        self._identity = identity
         self._runtime = system.recorded_runtime()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -104,13 +112,31 @@ class Service:
     async def _configure(self, request: m.Configure, connection: Connection) -> m.MachineFacts:
         self._identity.take(request)
         self._crun.emulated = request.emulated
+        if request.rescan:
+            self._background(asyncio.to_thread(system.rescan))  # nobody waits for what it finds
         return await self._facts(m.Facts(), connection)
+
+    async def _prepare(self, request: m.Prepare, connection: Connection) -> m.Empty:
+        # What the first container would otherwise have to load, in each clone again.
+        from hybrid.agent import archives, evidence, probe, stats  # noqa: F401
+
+        self._identity.prepare(request)
+        await self._crun.version()  # its program's pages
+        gc.collect()
+        gc.freeze()  # later collections leave alone, and so unchanged and shared, what is there now
+        return m.Empty()
 
     async def _facts(self, request: m.Facts, connection: Connection) -> m.MachineFacts:
         if not self._runtime:
             self._runtime = await self._crun.version()
         name_files = {} if self._options.guest else system.name_files()
-        return system.facts(self._layout, self._runtime, self._options.features, name_files)
+        return system.facts(
+            self._layout,
+            self._runtime,
+            self._options.features,
+            name_files,
+            self._identity.boot,
+        )
 
     async def _set_time(self, request: m.SetTime, connection: Connection) -> m.Empty:
         if not self._options.guest:
@@ -371,6 +397,7 @@ async def _feed_archive(worker: Worker, stream: Stream) -> None:
 
 _METHODS: dict[type, Any] = {
     m.Configure: Service._configure,
+    m.Prepare: Service._prepare,
     m.Facts: Service._facts,
     m.SetTime: Service._set_time,
     m.Shutdown: Service._shutdown,

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from hybrid.agent import cgroups, syscalls
-from hybrid.errors import Conflict, Internal, InvalidInput, Unsupported
+from hybrid.errors import Internal, InvalidInput, Unsupported
 from hybrid.wire.messages import Configure, MachineFacts
 
 _LIBRARY = Path("/usr/lib/hybrid")
@@ -87,7 +87,7 @@ def set_sysctl(name: str, value: str) -> None:
 def lock_down() -> None:
     """From here on root of this machine cannot change its kernel; it holds until power-off.
 
-    The modules that containers need are loaded by now (``load_modules``).
+    The modules that containers need are loaded by now (``load_modules``). Idempotent.
     """
     set_sysctl("kernel.modules_disabled", "1")
     try:
@@ -99,6 +99,11 @@ def lock_down() -> None:
         raise Internal(f"lockdown: {error.strerror}") from error
 
 
+def rescan() -> None:
+    """Has the kernel look for devices that were added unseen."""
+    Path("/sys/bus/pci/rescan").write_text("1")
+
+
 def recorded_runtime() -> str:
     """The runtime's version as noted in the guest image; "" elsewhere."""
     with contextlib.suppress(OSError):
@@ -107,7 +112,11 @@ def recorded_runtime() -> str:
 
 
 def facts(
-    layout: cgroups.Layout, runtime: str, features: list[str], name_files: dict[str, str]
+    layout: cgroups.Layout,
+    runtime: str,
+    features: list[str],
+    name_files: dict[str, str],
+    agent_boot: str,
 ) -> MachineFacts:
     """What the kernel says now. The boot id is drawn at its first reading, so never before a clone has woken."""
     memory = _memory()
@@ -125,6 +134,7 @@ def facts(
         cgroup=layout,
         runtime=runtime,
         realtime_ns=time.time_ns(),
+        agent_boot=agent_boot,
         lockdown=lockdown,
         agent_rss=int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
         features=features,
@@ -149,30 +159,3 @@ def _memory() -> dict[str, int]:
         fields = rest.split()
         found[name] = int(fields[0]) * (1024 if fields[1:] == ["kB"] else 1)
     return found
-
-
-class Identity:
-    """Which machine this is, once it was told."""
-
-    def __init__(self, guest: bool) -> None:
-        self._guest = guest
-        self._machine = ""
-
-    def take(self, request: Configure) -> None:
-        """See ``Configure``; again for the same machine only clock and randomness are renewed."""
-        if self._machine and self._machine != request.machine:
-            raise Conflict(
-                f"this machine is {self._machine} already, it cannot become {request.machine}"
-            )
-        if not self._guest:
-            if request.realtime_ns or request.entropy or request.lock_down or request.sysctls:
-                raise Unsupported(
-                    "clock, randomness, lock-down and sysctls of a machine that is no guest are its own"
-                )
-        elif not self._machine:
-            configure(request)
-        else:
-            reseed(request.entropy)
-            if request.realtime_ns:
-                set_time(request.realtime_ns)
-        self._machine = request.machine

@@ -27,6 +27,7 @@ from hybrid.wire.messages import (
     MachineFacts,
     OutOfMemory,
     ProcessState,
+    SetTime,
 )
 from hybrid.wire.value import Request
 
@@ -41,6 +42,7 @@ FACT_MAX = 256  # characters of what a guest says about itself
 ID_RANGE = 65536  # ids of one container's user namespace
 ID_LIMIT = 2**32 - ID_RANGE  # no range begins there or above: the last id of all means "none"
 ENTROPY_BYTES = 64
+CLOCK_TOLERANCE_NS = 20_000_000
 
 
 @dataclass
@@ -52,6 +54,21 @@ class RemotePlace:
     known_hosts: str = ""
     accept_host_key: bool = False
     fingerprint: str = ""
+
+
+@dataclass
+class GuestOrigin:
+    """How a guest came to be: the fields of ``hybrid.machine.provider.Origin``, and whether it got randomness of its
+    own before anything ran in it.
+    """
+
+    kind: str
+    template: str = ""
+    template_made: int = 0
+    made: int = 0
+    memory: str = ""
+    reason: str = ""
+    reseeded: bool = False
 
 
 @dataclass
@@ -74,6 +91,7 @@ class MachineRecord:
     boot_id: str = ""
     error: str = ""
     remote: RemotePlace | None = None
+    origin: GuestOrigin | None = None
 
 
 @dataclass
@@ -160,6 +178,7 @@ class Machine:
 
     async def _configure(self, client: AgentClient) -> None:
         ours = self.record.kind == "guest"
+        emulated = await self.provider.emulated(self.id)
         self.facts = await client.call(
             Configure(
                 machine=self.id,
@@ -167,12 +186,19 @@ class Machine:
                 realtime_ns=time.time_ns() if ours else 0,
                 entropy=os.urandom(ENTROPY_BYTES) if ours else b"",
                 lock_down=ours,
-                emulated=await self.provider.emulated(self.id),
+                emulated=emulated,
+                # a clone with memory of its own has a balloon, which its template lacks
+                rescan=self.record.origin is not None and self.record.origin.memory == "copied",
             )
         )
+        if ours and time.time_ns() - self.facts.realtime_ns > CLOCK_TOLERANCE_NS:
+            # The first message wakes much code of a clone; the second finds it awake.
+            await client.call(SetTime(time.time_ns()))
         self.record.kernel = self.facts.kernel[:FACT_MAX]
         self.record.boot_id = self.facts.boot_id[:FACT_MAX]
-        self.record.agent_boot = client.hello.boot[:FACT_MAX]
+        self.record.agent_boot = (self.facts.agent_boot or client.hello.boot)[:FACT_MAX]
+        if self.record.origin is not None:
+            self.record.origin.reseeded = True
 
     def keep(self, listener: Listener) -> None:
         """Watches the link from now on, and makes it if there is none."""

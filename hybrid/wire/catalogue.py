@@ -23,6 +23,7 @@ from hybrid.wire.messages import (
     OutOfMemory,
     PathStat,
     Pause,
+    Prepare,
     Probe,
     ProbeResults,
     ProcessList,
@@ -53,6 +54,7 @@ EVENTS: dict[str, type] = {cls.__name__: cls for cls in (Exited, OutOfMemory)}
 
 ANSWERS: dict[type[Request[Any]], type] = {
     Configure: MachineFacts,
+    Prepare: Empty,
     Facts: MachineFacts,
     SetTime: Empty,
     Shutdown: Empty,

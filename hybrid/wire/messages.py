@@ -34,7 +34,9 @@ class Hello(Value):
     """First message of the agent on every (re)connected link; the host answers with its own."""
 
     version: int
-    boot: str  # random id of this agent's run; a changed one means that its containers are gone
+    # id of this agent's run: a changed one means that its containers are gone; a guest's is empty
+    # until it is configured, for what is drawn earlier all its clones share
+    boot: str
     features: list[str] = field(default_factory=list)
 
 
@@ -50,6 +52,14 @@ class Configure(Request["MachineFacts"]):
     lock_down: bool  # load what is needed, then lockdown=confidentiality, modules_disabled=1, …
     emulated: bool = False  # its CPU is a program: the agent starts crun in a way that suits one
     sysctls: dict[str, str] = field(default_factory=dict)
+    rescan: bool = False  # look for devices that were added while the guest was frozen
+
+
+@value
+class Prepare(Request["Empty"]):
+    """Loads all that a guest's clones will need, before it is frozen; draws nothing that must differ."""
+
+    lock_down: bool
 
 
 @value
@@ -68,6 +78,7 @@ class MachineFacts(Value):
     cgroup: Literal["v2", "v1", "hybrid"]
     runtime: str  # "crun 1.21"; empty: none
     realtime_ns: int
+    agent_boot: str = ""  # as ``Hello.boot`` will say from now on
     lockdown: str = ""  # contents of /sys/kernel/security/lockdown; empty: no such file
     agent_rss: int = 0  # bytes
     features: list[str] = field(default_factory=list)
