@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from hybrid.errors import Unavailable
+from hybrid.machine import standing
 from hybrid.paths import Paths
 
 # The user that libvirt's Debian package makes for QEMU.
@@ -78,14 +79,23 @@ def end_probes(paths: Paths) -> None:
 
 
 def remove_strays(paths: Paths, names: Collection[str]) -> None:
-    """Removes libvirt's directories of domains that are none of ``names``: an earlier process died while making them.
-
-    libvirt calls them ``domain-<number>-<name>``, the name cut short.
+    """Removes libvirt's directories, logs and control groups of domains that are none of ``names``: an earlier process
+    died while making or ending them.
     """
+
+    def lives(short: str) -> bool:  # libvirt cuts names short
+        return any(name.startswith(short) for name in names)
+
     for directory in (paths.libvirt / "lib" / "qemu").glob("domain-*-*"):
-        short = directory.name.split("-", 2)[2]
-        if not any(name.startswith(short) for name in names):
+        if not lives(directory.name.split("-", 2)[2]):
             shutil.rmtree(directory, ignore_errors=True)
+    ours = f"hybrid-{paths.instance}-"
+    for log in (paths.libvirt / "log" / "qemu").glob(f"{ours}*.log"):
+        if not lives(log.stem):
+            log.unlink(missing_ok=True)
+    for group in standing.find(f"machine/qemu-*-{ours}*"):
+        if not lives(ours + group.stem.partition(ours)[2]):
+            standing.remove_tree(group)
 
 
 def prepare(paths: Paths, kvm: Path, *, namespaces: bool) -> None:

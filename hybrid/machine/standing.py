@@ -1,4 +1,4 @@
-"""A control group of its own for a program that outlives the daemon.
+"""Control groups: one of its own for a program that outlives the daemon, and those that others left.
 
 systemd finds the processes of a service by their control group. A program that must run on when the
 daemon's service is stopped therefore leaves that group. It is moved in the hierarchies that only name
@@ -7,6 +7,7 @@ processes (v2, and v1's ``name=systemd``), not in those v1 ones that limit them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -44,3 +45,16 @@ def remove(group: str, root: Path = _ROOT) -> None:
             continue
         except OSError as error:
             log.info("control group %s stays: %s", group, error)
+
+
+def find(pattern: str, root: Path = _ROOT) -> list[Path]:
+    """All groups, in every hierarchy, whose path matches."""
+    return [*root.glob(pattern), *root.glob(f"*/{pattern}")]
+
+
+def remove_tree(group: Path) -> None:
+    """The group is gone with all below it, if no process is in them."""
+    below = sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True)
+    for directory in [*below, group]:
+        with contextlib.suppress(OSError):
+            directory.rmdir()

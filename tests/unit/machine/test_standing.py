@@ -36,6 +36,16 @@ def test_an_empty_group_goes_and_a_full_one_stays(root: Path) -> None:
     assert not list(root.rglob("empty")) and list(root.rglob("below"))
 
 
+def test_what_others_left_is_found_and_removed(root: Path) -> None:
+    for place in standing.hierarchies(root):
+        (place / "machine/qemu-1-x.libvirt-qemu/emulator").mkdir(parents=True)
+    found = standing.find("machine/qemu-*-x*", root)
+    assert len(found) == len(standing.hierarchies(root))
+    for group in found:
+        standing.remove_tree(group)
+    assert standing.find("machine/*", root) == []
+
+
 def test_where_groups_cannot_be_made_nothing_happens(tmp_path: Path) -> None:
     standing.move(7, "hybrid-x-agent", tmp_path / "none")
     (tmp_path / "cgroup.controllers").touch()
