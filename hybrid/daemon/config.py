@@ -20,6 +20,16 @@ def _size(value: object) -> object:
 _BAND_FIRST, _BAND_END = 1_980_000_000, 2**31 - ID_RANGE
 _PLACES_LEFT = 256  # at least so many containers of one instance find a place
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and value[:-1].isdigit() and value[-1] in _UNITS:
+        return int(value[:-1]) * _UNITS[value[-1]]
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(_duration), Field(ge=1, le=31_536_000)]
 Size = Annotated[int, BeforeValidator(_size)]
 
 
@@ -37,6 +47,10 @@ class Config(BaseModel):
     """Where the user-namespace ranges of containers on this host's own kernel begin; none: see ``host_ids``."""
     writable_size: Size = Field(default=16 * GIB, ge=GIB >> 4)
     """How much a container in a guest can write into its own file system (the disk is sparse)."""
+    clones: bool = True
+    """Whether new guests are cloned from templates; else each boots."""
+    template_max_age: Duration = 24 * 3600
+    """How long new guests are cloned from the same template (30m, 24h, or seconds); then a new one is made."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def host_ids(self, instance: str) -> range:

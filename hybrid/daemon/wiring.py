@@ -14,10 +14,11 @@ from hybrid.guest import tools, zipapp
 from hybrid.image.store import ImageStore
 from hybrid.machine.profile import Accelerator
 from hybrid.machine.provider import Boot, Provider
+from hybrid.machine.providers.cloned import ClonedProvider
 from hybrid.machine.providers.host import HostProvider
-from hybrid.machine.providers.libvirt import LibvirtProvider
 from hybrid.machine.providers.ssh import SshProvider
 from hybrid.machine.shares import ShareServer
+from hybrid.machine.template import Limits
 from hybrid.network.network import Networks
 from hybrid.paths import Paths
 
@@ -36,7 +37,12 @@ def version() -> str:
 def engine(paths: Paths, config: Config) -> Engine:
     """The engine of one daemon; ``open`` it."""
     agent = zipapp.build(paths.root / "agent.pyz")
-    guest: Provider = LibvirtProvider(paths, config.libvirt_uri, Accelerator(config.accelerator))
+    guest: Provider = ClonedProvider(
+        paths,
+        config.libvirt_uri,
+        Accelerator(config.accelerator),
+        limits=Limits(enabled=config.clones, max_age=config.template_max_age),
+    )
 
     def boot() -> Boot:
         current = guest_image.current(paths)

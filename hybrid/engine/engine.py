@@ -53,7 +53,15 @@ class Engine:
         self.observation = Observation(self.containers)
         self.prover = Prover(self.containers, lambda: settings.policy, backends.probe)
         self.launcher = Launcher(
-            paths, settings, self.images, self.volumes, self.networks, self.machines, find, save
+            paths,
+            settings,
+            self.images,
+            self.volumes,
+            self.networks,
+            self.machines,
+            find,
+            save,
+            self.containers.records,
         )
         self.archives = Archives(self.containers, self.launcher)
         self._supervisor = Supervisor(

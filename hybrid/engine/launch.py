@@ -12,9 +12,9 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ Follow = Callable[[Container, Machine], Run]
 
 
 class Launcher:
-    """Starts containers. ``find`` gives a container by reference (for joined namespaces)."""
+    """Starts containers. ``find`` gives a container by reference (for joined namespaces), ``records`` all there are."""
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class Launcher:
         machines: Machines,
         find: Callable[[str], Container],
         save: Callable[[Record], None],
+        records: Callable[[], Iterable[Record]],
     ) -> None:
         self._paths = paths
         self.settings = settings
@@ -92,6 +93,7 @@ class Launcher:
         self._machines = machines
         self._find = find
         self._save = save
+        self._records = records
 
     async def launch(self, container: Container, follow: Follow) -> Machine:
         """Runs it; the machine it runs in. Nothing of the attempt is left when this raises."""
@@ -164,11 +166,22 @@ class Launcher:
         for reference in bundle.joined_containers(record.spec):
             other = self._find(reference).record
             joined[other.name] = other.machine if other.live else ""
-        return place(
+        choice = place(
             Wanted(isolation.kind, isolation.name, explicit),
             record.name,
             joined,
             self._machines.named,
+        )
+        return replace(choice, sharing=choice.private and self._shares_follow(record))
+
+    def _shares_follow(self, record: Record) -> bool:
+        """Whether a container that is to join this one brings a volume or mount: its guest must be made for that."""
+        return any(
+            mount.kind != "tmpfs"
+            for other in self._records()
+            for reference in bundle.joined_containers(other.spec)
+            for mount in other.spec.mounts
+            if reference == record.name or record.id.startswith(reference)
         )
 
     def box(self, isolation: str) -> str:

@@ -29,6 +29,7 @@ from hybrid.engine.machine import (
 )
 from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
+from hybrid.engine.templates import TemplateKeeper, origin_of
 from hybrid.errors import Conflict, HybridError, Unavailable
 from hybrid.machine import profile as profiles
 from hybrid.machine.provider import (
@@ -55,6 +56,7 @@ class Machines:
         self._store = store
         self._events = events
         self.backends = backends
+        self.templates = TemplateKeeper(backends)
         self._machines: dict[str, Machine] = {}
         self._listener: Listener | None = None
         self._lost: LostCallback = lambda machine, reason: None
@@ -192,7 +194,7 @@ class Machines:
                     await self._attach(machine, container, devices)
                 else:
                     machine.users[container] = devices
-                    await self._boot(machine, devices)
+                    await self._boot(machine, devices, sharing=choice.sharing)
         except BaseException:
             await asyncio.shield(self.release(machine, container))
             raise
@@ -307,7 +309,7 @@ class Machines:
         self._events.publish("machine", "create", machine.id, {"name": name, "kind": kind})
         return machine
 
-    async def _boot(self, machine: Machine, devices: Devices) -> None:
+    async def _boot(self, machine: Machine, devices: Devices, *, sharing: bool = False) -> None:
         """Makes the machine run, with these devices, and links to its agent; nothing is left of it on failure."""
         record, guest = machine.record, machine.record.kind == "guest"
         async with AsyncExitStack() as undo:
@@ -325,8 +327,10 @@ class Machines:
                     nics=tuple(devices.nics),
                     shares=tuple(shares),
                     remote=None if record.remote is None else Remote(**asdict(record.remote)),
+                    shares_later=sharing or not record.private,
                 )
             )
+            record.origin = origin_of(machine)
             try:
                 await machine.connect()
             except HybridError as error:

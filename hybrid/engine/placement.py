@@ -32,6 +32,7 @@ class Choice:
     name: str
     machine: str = ""  # id, for an existing one
     private: bool = False
+    sharing: bool = False  # a private one that containers will join which bring volumes or mounts
 
 
 def place(

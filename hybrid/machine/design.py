@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hybrid.errors import InvalidInput, Unavailable
@@ -21,12 +21,14 @@ from hybrid.machine.domain import (
     Device,
     Domain,
     FileDisk,
+    Memory,
     Rng,
     SerialSocket,
     SocketFilesystem,
     TapInterface,
     Vsock,
 )
+from hybrid.machine.memory import Backing
 from hybrid.machine.profile import Accelerator, MachineProfile
 from hybrid.machine.provider import (
     AGENT_PORT_NAME,
@@ -35,6 +37,7 @@ from hybrid.machine.provider import (
     Disk,
     MachineRequest,
     Nic,
+    Origin,
     ShareDevice,
 )
 from hybrid.units import KIB
@@ -52,6 +55,8 @@ _VIRTIO_BLK_SERIAL = 20
 # With it libvirt reads every property of the guest's CPU back, one by one, before the guest may run: 400
 # questions. Without it, it takes two for the same.
 _SLOW_CAPABILITIES = ("cpu-unavailable-features",)
+# A place on the root bus that neither ports nor the chip set take.
+_LATE_SLOT = 16
 _MACHINE_TYPES = {"x86_64": "q35", "aarch64": "virt"}
 
 
@@ -92,7 +97,19 @@ def allocate_uid(instance: str, machine_id: str, taken: Collection[int]) -> int:
     raise Unavailable(f"all {UIDS_PER_SLICE} uids for guests of this instance are in use")
 
 
-def design(request: MachineRequest, facts: HostFacts, placement: Placement) -> Domain:
+@dataclass(frozen=True)
+class Frozen:
+    """How a guest is made that becomes a template, or comes from one: these have the same devices, none of them a
+    container's. ``origin`` None: the template's own guest, which boots.
+    """
+
+    memory: Backing
+    origin: Origin | None = None
+
+
+def design(
+    request: MachineRequest, facts: HostFacts, placement: Placement, frozen: Frozen | None = None
+) -> Domain:
     """The domain that fulfils ``request`` on a host with ``facts``."""
     if request.boot is None:
         raise InvalidInput(
@@ -104,6 +121,7 @@ def design(request: MachineRequest, facts: HostFacts, placement: Placement) -> D
     if machine == "auto":
         machine = _MACHINE_TYPES.get(facts.arch, "virt")
     mode, model = _cpu(profile, kvm)
+    incoming = frozen is not None and frozen.origin is not None
     return Domain(
         type="kvm" if kvm else "qemu",
         name=domain_name(placement.instance, request.id),
@@ -113,8 +131,9 @@ def design(request: MachineRequest, facts: HostFacts, placement: Placement) -> D
         vcpus=request.cpus,
         arch=facts.arch,
         machine=machine,
-        kernel=boot.kernel,
-        initrd=boot.initrd,
+        # What has booted already needs neither.
+        kernel=None if incoming else boot.kernel,
+        initrd=None if incoming else boot.initrd,
         command_line=" ".join((boot.command_line, *profile.kernel_arguments)),
         cpu_mode=mode,
         cpu_model=model,
@@ -122,9 +141,26 @@ def design(request: MachineRequest, facts: HostFacts, placement: Placement) -> D
         absent_timers=("hpet",) if machine == "q35" else (),
         uid=placement.uid,
         gid=_group(facts, placement),
-        devices=tuple(_devices(request, boot, facts, placement)),
+        devices=tuple(
+            _devices(as_frozen(request) if frozen else request, boot, facts, placement, frozen)
+        ),
         unused_capabilities=_SLOW_CAPABILITIES,
+        backing=None
+        if frozen is None
+        else Memory(frozen.memory.path, frozen.memory.shared, request.memory),
+        incoming=incoming,
+        origin=frozen.origin if frozen else None,
     )
+
+
+def as_frozen(request: MachineRequest) -> MachineRequest:
+    """The part of a request that a template can fulfil; the rest is attached to its clone.
+
+    The link is the one whose address is the same for every clone.
+    """
+    devices = request.profile.devices.model_copy(update={"link": "serial"})
+    profile = request.profile.model_copy(update={"devices": devices})
+    return replace(request, profile=profile, disks=(), nics=(), shares=())
 
 
 def scsi_disk(disk: Disk, used: Iterable[FileDisk]) -> FileDisk:
@@ -188,7 +224,11 @@ def _group(facts: HostFacts, placement: Placement) -> int:
 
 
 def _devices(
-    request: MachineRequest, boot: Boot, facts: HostFacts, placement: Placement
+    request: MachineRequest,
+    boot: Boot,
+    facts: HostFacts,
+    placement: Placement,
+    frozen: Frozen | None,
 ) -> Iterable[Device]:
     wanted = request.profile.devices
     vsock = uses_vsock(request.profile, facts)
@@ -201,9 +241,14 @@ def _devices(
     plugged += [share_device(share) for share in request.shares]
     if wanted.rng:
         plugged.append(Rng())
-    balloon = Balloon(present=wanted.balloon)
     # A PCIe port takes one device: one for each of the above, and the spare ones.
     ports = len(plugged) + wanted.balloon + wanted.hotplug_ports
+    balloon = Balloon(present=wanted.balloon)
+    if frozen is not None:
+        # A balloon punches holes into the memory file. So only a clone with a file of its own gets one, where its
+        # template has nothing; its agent looks for it. Not in a port: the template switched the empty ones off.
+        own_file = frozen.origin is not None and frozen.memory.shared
+        balloon = Balloon(present=wanted.balloon and own_file, slot=_LATE_SLOT)
     yield Controller("usb", "none")
     yield Controller("pci", "pcie-root", index=0)
     yield from (Controller("pci", "pcie-root-port", index=n) for n in range(1, ports + 1))

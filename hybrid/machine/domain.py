@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from hybrid.machine.provider import Origin
+
 METADATA_NAMESPACE = "https://hybrid.invalid/domain/1"
 _OWNER = f"{{{METADATA_NAMESPACE}}}machine"
 ET.register_namespace("hybrid", METADATA_NAMESPACE)
@@ -181,16 +183,40 @@ class Rng:
 
 @dataclass(frozen=True)
 class Balloon:
-    """The memory balloon; with ``present`` False, libvirt's way of leaving its default one out."""
+    """The memory balloon; with ``present`` False, libvirt's way of leaving its default one out.
+
+    ``slot``: its place on the root bus; 0 is any place.
+    """
 
     present: bool
     free_page_reporting: bool = True
+    slot: int = 0
 
     def element(self) -> ET.Element:
         if not self.present:
             return _element("memballoon", {"model": "none"})
         reporting = _on_off(self.free_page_reporting)
-        return _element("memballoon", {"model": "virtio", "freePageReporting": reporting})
+        balloon = _element("memballoon", {"model": "virtio", "freePageReporting": reporting})
+        if self.slot:
+            balloon.append(_element("address", {"type": "pci", "slot": str(self.slot)}))
+        return balloon
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A guest's memory in a file; what libvirt cannot say of it is said to QEMU."""
+
+    path: str
+    shared: bool
+    size: int
+
+    def arguments(self) -> tuple[str, ...]:
+        # The block's name is the object's, on both sides of a freezing; kept out of core dumps as libvirt does it.
+        backend = (
+            f"memory-backend-file,id=guest,mem-path={self.path},size={self.size},dump=off,"
+            f"share={_on_off(self.shared)},x-use-canonical-path-for-ramblock-id=off"
+        )
+        return "-object", backend, "-machine", "memory-backend=guest"
 
 
 @dataclass(frozen=True)
@@ -205,8 +231,8 @@ class Domain:
     vcpus: int
     arch: str
     machine: str
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     command_line: str
     cpu_mode: str
     cpu_model: str | None
@@ -217,16 +243,16 @@ class Domain:
     devices: tuple[Device, ...]
     unused_capabilities: tuple[str, ...] = ()
     """What QEMU can do, in libvirt's words, and libvirt shall not make use of."""
+    backing: Memory | None = None
+    """None: memory of its own, that file servers can be given."""
+    incoming: bool = False
+    """It waits for a device state instead of starting from nothing."""
+    origin: Origin | None = None
 
     def element(self) -> ET.Element:
         memory = _element("memory", {"unit": "KiB"}, text=str(self.memory_kib))
-        backing = _element(
-            "memoryBacking",
-            None,
-            _element("source", {"type": "memfd"}),
-            _element("access", {"mode": "shared"}),
-        )
-        owner = _element(_OWNER, {"id": self.machine_id, "instance": self.instance})
+        owned = {"id": self.machine_id, "instance": self.instance}
+        owner = _element(_OWNER, owned | _origin(self.origin))
         label = _element("label", text=f"+{self.uid}:+{self.gid}")
         seclabel = {"type": "static", "model": "dac", "relabel": "no"}
         return _element(
@@ -236,7 +262,7 @@ class Domain:
             _element("metadata", None, owner),
             memory,
             _element("vcpu", {"placement": "static"}, text=str(self.vcpus)),
-            backing,
+            *self._own_memory(),
             self._os(),
             self._features(),
             self._cpu(),
@@ -248,8 +274,25 @@ class Domain:
             _element("on_crash", text="destroy"),
             _element("devices", None, *(device.element() for device in self.devices)),
             _element("seclabel", seclabel, label),
+            *self._arguments(),
             *self._capabilities(),
         )
+
+    def _own_memory(self) -> list[ET.Element]:
+        if self.backing is not None and not (self.incoming and self.backing.shared):
+            return []
+        # Where the backing is a file that is shared, this only tells libvirt so: the machine is given the file.
+        source = _element("source", {"type": "memfd"})
+        return [_element("memoryBacking", None, source, _element("access", {"mode": "shared"}))]
+
+    def _arguments(self) -> list[ET.Element]:
+        words = self.backing.arguments() if self.backing is not None else ()
+        if self.incoming:
+            words += ("-incoming", "defer")
+        if not words:
+            return []
+        arguments = (_element(f"{_QEMU}arg", {"value": word}) for word in words)
+        return [_element(f"{_QEMU}commandline", None, *arguments)]
 
     def xml(self) -> str:
         """The whole document, indented."""
@@ -258,10 +301,13 @@ class Domain:
         return ET.tostring(root, encoding="unicode") + "\n"
 
     def _os(self) -> ET.Element:
+        kind = _element("type", {"arch": self.arch, "machine": self.machine}, text="hvm")
+        if self.kernel is None:
+            return _element("os", None, kind)
         return _element(
             "os",
             None,
-            _element("type", {"arch": self.arch, "machine": self.machine}, text="hvm"),
+            kind,
             _element("kernel", text=str(self.kernel)),
             _element("initrd", text=str(self.initrd)),
             _element("cmdline", text=self.command_line),
@@ -311,6 +357,7 @@ class RunningDomain:
     shares: tuple[SocketFilesystem, ...]
     sources: tuple[str, ...]
     vsock_cid: int | None
+    origin: Origin | None = None
 
 
 def read(xml: str) -> RunningDomain | None:
@@ -338,7 +385,27 @@ def read(xml: str) -> RunningDomain | None:
             if path
         ),
         vsock_cid=None if cid is None else int(cid.get("address", "0")),
+        origin=_read_origin(owner),
     )
+
+
+def _origin(origin: Origin | None) -> dict[str, str]:
+    if origin is None:
+        return {}
+    return {
+        "template": origin.template,
+        "template-made": str(origin.template_made),
+        "made": str(origin.made),
+        "memory": origin.memory,
+    }
+
+
+def _read_origin(owner: ET.Element) -> Origin | None:
+    template = owner.get("template")
+    if template is None:
+        return None
+    moments = int(owner.get("template-made", "0")), int(owner.get("made", "0"))
+    return Origin("clone", template, *moments, memory=owner.get("memory", ""))
 
 
 def user_of(xml: str) -> int | None:

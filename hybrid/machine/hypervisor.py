@@ -50,6 +50,7 @@ _ENDINGS = {
 
 StoppedHandler = Callable[[str, Ended], None]
 PortHandler = Callable[[str, bool], None]
+_MIGRATION_ENDS = frozenset(("completed", "failed", "cancelled"))
 
 
 def _start_event_loop() -> None:
@@ -99,6 +100,7 @@ class Hypervisor:
         self._events: asyncio.AbstractEventLoop | None = None
         self._connecting = threading.Lock()
         """Many calls may find at once that libvirtd was restarted: one of them connects again."""
+        self._migrations: dict[str, asyncio.Future[str]] = {}
 
     def __repr__(self) -> str:
         return f"<Hypervisor {self.uri} {'open' if self._connection else 'closed'}>"
@@ -164,6 +166,63 @@ class Hypervisor:
         """Lets a frozen domain run."""
         await self._on_domain(name, f"start {name}", lambda domain: domain.resume())
 
+    async def freeze(self, name: str) -> None:
+        """Stops a domain from executing; it stays as it is."""
+        await self._on_domain(name, f"freeze {name}", lambda domain: domain.suspend())
+
+    async def save_state(self, name: str, state: int, *, timeout: float) -> None:
+        """Writes a frozen domain's device state, without its memory file, to the descriptor ``state``."""
+        await self._migrate(name, "migrate", state, timeout)
+
+    async def load_state(self, name: str, state: int, *, timeout: float) -> None:
+        """Reads the device state of a domain that was started with ``-incoming defer``."""
+        await self._migrate(name, "migrate-incoming", state, timeout)
+
+    async def _migrate(self, name: str, command: str, state: int, timeout: float) -> None:
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._migrations[name] = ended
+        capability = {"capability": "x-ignore-shared", "state": True}
+        try:
+            await self._monitor(
+                name, "migrate-set-capabilities", {"capabilities": [capability]}, ()
+            )
+            await self._monitor(name, "getfd", {"fdname": "state"}, (state,))
+            await self._monitor(name, command, {"uri": "fd:state"}, ())
+            async with asyncio.timeout(timeout):
+                how = await ended
+        except TimeoutError as error:
+            raise Unavailable(f"{name}: no end of {command} within {timeout:g} s") from error
+        finally:
+            del self._migrations[name]
+        if how != "completed":
+            raise Unavailable(f"{name}: {command} {how}")
+
+    async def _monitor(
+        self, name: str, command: str, arguments: dict[str, Any], files: tuple[int, ...]
+    ) -> None:
+        """One command to the domain's QEMU itself; Unavailable if it refuses."""
+        text = json.dumps({"execute": command, "arguments": arguments})
+
+        def act(domain: Any) -> Any:
+            if files:
+                return libvirt_qemu.qemuMonitorCommandWithFiles(domain, text, list(files), 0)[0]
+            return libvirt_qemu.qemuMonitorCommand(domain, text, 0)
+
+        answer = json.loads(await self._on_domain(name, f"{command} of {name}", act))
+        if "error" in answer:
+            raise Unavailable(f"{command} of {name}: {answer['error'].get('desc', '')}")
+
+    async def emulator(self) -> tuple[str, ...]:
+        """Words that change with libvirt and with QEMU."""
+
+        def work() -> tuple[str, ...]:
+            # It may ask QEMU, through a process that is to be reaped.
+            with self._reaper.active(), _translated("ask libvirt for its versions"):
+                live = self._live()
+                return str(live.getLibVersion()), str(live.getVersion())
+
+        return await self._call(work)
+
     async def attach(self, name: str, device_xml: str) -> None:
         """Plugs a device into a running domain."""
         await self._on_domain(
@@ -210,6 +269,9 @@ class Hypervisor:
             libvirt_qemu.qemuMonitorEventRegister(
                 connection, None, "VSERPORT_CHANGE", self._port_event, None
             )
+            libvirt_qemu.qemuMonitorEventRegister(
+                connection, None, "MIGRATION", self._migration_event, None
+            )
         self._connection = connection
         return connection
 
@@ -252,12 +314,36 @@ class Hypervisor:
         is_open = json.loads(details or "{}").get("open") is True
         self._deliver(self._port, domain.name(), is_open)
 
+    def _migration_event(
+        self,
+        _connection: Any,
+        domain: Any,
+        _event: str,
+        _seconds: int,
+        _micros: int,
+        details: str,
+        _opaque: Any,
+    ) -> None:
+        status = str(json.loads(details or "{}").get("status"))
+        if status in _MIGRATION_ENDS:
+            self._deliver(self._migrated, domain.name(), status)
+
+    def _migrated(self, name: str, status: str) -> None:
+        ended = self._migrations.get(name)
+        if ended is not None and not ended.done():
+            ended.set_result(status)
+
     def _deliver(self, handler: Callable[[str, T], None], name: str, value: T) -> None:
         events = self._events
         if events is not None:
             # The loop may be closed already when the process is on its way out.
             with contextlib.suppress(RuntimeError):
                 events.call_soon_threadsafe(handler, name, value)
+
+
+def passes_files() -> bool:
+    """Whether this libvirt can hand an open file to a guest's QEMU (8.2 and later)."""
+    return hasattr(libvirt_qemu, "qemuMonitorCommandWithFiles")
 
 
 def pid_file(uri: str, root: Path, name: str) -> Path:

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from hybrid.errors import InvalidInput
 from hybrid.machine.profile import MachineProfile
@@ -145,9 +145,41 @@ class MachineRequest:
     nics: tuple[Nic, ...] = ()
     shares: tuple[ShareDevice, ...] = ()
     remote: Remote | None = None
+    shares_later: bool = True
+    """Shares may be attached to it while it runs, too."""
 
     def __post_init__(self) -> None:
         _check(_MACHINE_ID, self.id, "machine id")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a guest came to be: ``boot``, or ``clone`` of a template. Moments are seconds since the epoch.
+
+    ``memory`` of a clone: ``private`` (copies of the pages that it changes) or ``copied`` (a file of its own, which
+    file servers of shares can be given). ``reason`` says why it was booted.
+    """
+
+    kind: str
+    template: str = ""
+    template_made: int = 0
+    made: int = 0
+    memory: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class TemplateInfo:
+    """A template as people see it. ``used`` is the host's memory that it takes, in bytes."""
+
+    key: str
+    profile: str
+    memory: int
+    cpus: int
+    made: float
+    took: float
+    used: int
+    clones: int
 
 
 @dataclass(frozen=True)
@@ -250,4 +282,30 @@ class Lasting(Protocol):
 
         Raises when the machine can't be reached, unless it is to be abandoned.
         """
+        ...
+
+
+@runtime_checkable
+class Cloning(Protocol):
+    """Also implemented by providers whose guests are cloned from templates."""
+
+    def not_cloning(self) -> str:
+        """Why guests are booted; empty if they are cloned."""
+        ...
+
+    def origin(self, machine_id: str) -> Origin | None:
+        """Where a running machine comes from; None if it does not run."""
+        ...
+
+    def templates(self) -> list[TemplateInfo]: ...
+
+    async def build_template(self, request: MachineRequest) -> TemplateInfo:
+        """The template that guests like ``request`` are cloned from, made if there is none.
+
+        Unavailable, with the reason, if there can be none.
+        """
+        ...
+
+    def remove_template(self, reference: str) -> str:
+        """Drops the template whose key begins so; clones of it run on. Its key; NotFound if there is none."""
         ...

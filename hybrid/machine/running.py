@@ -22,7 +22,7 @@ from pathlib import Path
 from hybrid.machine.console import Console, printable
 from hybrid.machine.evidence import command_line
 from hybrid.machine.hypervisor import Ended
-from hybrid.machine.provider import CONSOLE_TAIL
+from hybrid.machine.provider import CONSOLE_TAIL, Origin
 
 # How long libvirt may take to say how a dead process ended before the death alone is believed.
 _LIBVIRT_LATE = 2.0
@@ -57,6 +57,7 @@ class RunningGuest:
         """Held while a device is attached or detached."""
         self.doomed = False
         """Being destroyed by us: its end is no news."""
+        self.origin = Origin("boot")
         self.answering: asyncio.Task[None] | None = None
         """Waits for the agent where nothing announces it."""
         self._pidfd: int | None = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from hybrid.errors import Conflict, HybridError, Internal, NotFound, Unavailable, Unsupported
@@ -15,7 +15,7 @@ from hybrid.link import serial, vsock
 from hybrid.link.transport import Transport
 from hybrid.machine import access, design, domain, embed, evidence, hostfacts, kvm, orphans
 from hybrid.machine.console import Console, ConsoleLog, printable
-from hybrid.machine.design import Placement
+from hybrid.machine.design import HostFacts, Placement
 from hybrid.machine.domain import RunningDomain
 from hybrid.machine.hypervisor import Ended, Hypervisor, pid_file
 from hybrid.machine.profile import Accelerator, MachineProfile
@@ -27,15 +27,18 @@ from hybrid.machine.provider import (
     MachineRequest,
     MachineStatus,
     Nic,
+    Origin,
     ShareDevice,
     StoppedCallback,
 )
 from hybrid.machine.running import RunningGuest, read_pid
+from hybrid.machine.template import BUILDING
 from hybrid.paths import SOCKET_PATH_MAX, Paths
 
 _DEATH = 10.0  # seconds for a killed QEMU to be gone
 _UNPLUG = 15.0  # seconds for a guest to let a device go
 _POLL = 0.05
+_LOADING = 30.0  # seconds for a device state to be read
 _CONSOLE_LINES = 5
 
 
@@ -107,6 +110,7 @@ class LibvirtProvider:
         return [
             MachineStatus(guest.id, not guest.stopped.is_set(), guest.ending)
             for guest in self._guests.values()
+            if not guest.id.startswith(BUILDING)
         ]
 
     # A machine's life
@@ -116,14 +120,23 @@ class LibvirtProvider:
         if existing is not None:
             await self._wait_ready(existing, request.profile, Accelerator.TCG)
             return
-        if request.id in self._forgetting:
-            await self._forgetting[request.id]
         hostfacts.check_memory(request)
         facts = await hostfacts.gather(request, self._accelerator, self._paths.run / "kvm.json")
+        await self._make(request, facts)
+
+    async def _make(self, request: MachineRequest, facts: HostFacts) -> None:
+        """Boots it; nothing is left of it when this raises."""
+        if request.id in self._forgetting:
+            await self._forgetting[request.id]
         guest, placement = await self._place(request)
-        try:
+        async with self._destroyed_on_failure(guest):
             await self._start(guest, design.design(request, facts, placement), request)
             await self._wait_ready(guest, request.profile, facts.accelerator)
+
+    @contextlib.asynccontextmanager
+    async def _destroyed_on_failure(self, guest: RunningGuest) -> AsyncIterator[None]:
+        try:
+            yield
         except BaseException:
             with contextlib.suppress(HybridError):
                 await asyncio.shield(self.destroy(guest.id))
@@ -201,6 +214,11 @@ class LibvirtProvider:
 
     async def attach_share(self, machine_id: str, share: ShareDevice) -> None:
         guest = self._guest(machine_id)
+        if guest.origin.memory == "private":
+            raise Conflict(
+                f"machine {machine_id[:12]} was made for a container without volumes: its memory cannot be shown to a"
+                " file server; give its first container a volume or mount, or use --isolation vm:NAME for both"
+            )
         async with guest.changing:
             running = await self._running(guest)
             if any(other.tag == share.tag for other in running.shares):
@@ -277,9 +295,14 @@ class LibvirtProvider:
         return guest, placement
 
     async def _start(
-        self, guest: RunningGuest, definition: domain.Domain, request: MachineRequest
+        self,
+        guest: RunningGuest,
+        definition: domain.Domain,
+        request: MachineRequest,
+        state: int | None = None,
     ) -> None:
-        guest.gid = definition.gid
+        """Starts the domain, from nothing or with the device state in the descriptor ``state``."""
+        guest.gid, guest.origin = definition.gid, definition.origin or Origin("boot")
         directory = self._paths.machine_run(guest.id)
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         if len(os.fsencode(self._console_socket(guest.id))) > SOCKET_PATH_MAX:
@@ -307,6 +330,8 @@ class LibvirtProvider:
         if guest.pid is not None and Path(f"/proc/{guest.pid}").stat().st_uid != guest.uid:
             raise Internal(f"libvirt started {guest.name} as another user than {guest.uid}")
         await guest.console.open()
+        if state is not None:
+            await self._hypervisor.load_state(guest.name, state, timeout=_LOADING)
         await self._hypervisor.resume(guest.name)
         running = await self._running(guest)
         if running.vsock_cid is not None:
@@ -428,8 +453,9 @@ class LibvirtProvider:
                 running = domain.read(await self._hypervisor.xml(name))
                 if running is None or running.instance != self._paths.instance:
                     continue
-                if await self._hypervisor.is_frozen(name):
-                    # Its owner died between starting and releasing it: nobody knows of it.
+                building = running.machine_id.startswith(BUILDING)
+                if building or await self._hypervisor.is_frozen(name):
+                    # Its owner died before it released it, or froze it: nobody knows of it.
                     await self._hypervisor.destroy(name)
                     self._remove_files(running.machine_id)
                     continue
@@ -442,6 +468,7 @@ class LibvirtProvider:
                 running.machine_id, name, running.uid, running.gid, console, self._guest_ended
             )
             guest.ready.set()
+            guest.origin = running.origin or Origin("boot")
             self._guests[guest.id] = guest
             if not self._watch(guest):
                 guest.ended(Ended.FAILED)

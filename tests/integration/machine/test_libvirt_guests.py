@@ -6,9 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -33,97 +31,6 @@ def tap() -> Iterator[str]:
     subprocess.run(["ip", "link", "set", name, "up"], check=True)
     yield name
     subprocess.run(["ip", "link", "del", name], check=True)
-
-
-# The embedded driver holds its root until the process ends: so this test comes first.
-OWNER = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from hybrid.machine.providers.libvirt import LibvirtProvider
-from hybrid.paths import Paths
-from tests.built import BUILT
-from tests.integration.machine.conftest import Setting, agent
-from hybrid.guest.image import current
-
-async def main(root, machine_id, then):
-    setting = Setting(Paths.of(Path(root)), current(BUILT))
-    provider = LibvirtProvider(setting.paths)
-    await provider.open()
-    if then == "create":
-        await provider.create(setting.request(id=machine_id))
-    (status,) = await provider.list()
-    async with agent(provider, status.id) as client:
-        print(status.id, status.running, client.hello.boot, flush=True)
-    uid = (await provider.evidence(status.id))["uid"]
-    assert Path(f"/proc/{provider._guests[status.id].pid}").stat().st_uid == uid
-    if then != "destroy":
-        os.kill(os.getpid(), signal.SIGKILL)
-    await provider.destroy(status.id)
-    await provider.close()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-HALF_MADE = """
-import asyncio, os, signal, sys
-from pathlib import Path
-from hybrid.guest.image import current
-from hybrid.machine.hypervisor import Hypervisor
-from hybrid.machine.providers.libvirt import LibvirtProvider
-from hybrid.paths import Paths
-from tests.built import BUILT
-from tests.integration.machine.conftest import Setting
-
-async def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-async def main(root, then):
-    setting = Setting(Paths.of(Path(root)), current(BUILT))
-    provider = LibvirtProvider(setting.paths)
-    await provider.open()
-    if then == "die":
-        Hypervisor.resume = die
-        await provider.create(setting.request())
-    print(await provider.list())
-    await provider.close()
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-async def run_owner(top: Path, script: str, *arguments: str) -> tuple[int | None, str]:
-    """Exit code and output of a process that owns the setting's provider for a while."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", script, *arguments), cwd=top, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    return process.returncode, output.decode()
-
-
-async def test_a_guest_whose_owner_died_while_making_it_is_removed(
-    setting: Setting, top: Path
-) -> None:
-    root = str(setting.paths.root)
-    assert (await run_owner(top, HALF_MADE, root, "die"))[0] == -signal.SIGKILL
-    assert setting.leftovers() != []
-    assert await run_owner(top, HALF_MADE, root, "look") == (0, "[]\n")
-    assert setting.leftovers() == []
-
-
-async def test_guests_outlive_their_owner_and_are_adopted(setting: Setting, top: Path) -> None:
-    machine_id = setting.request().id
-
-    async def owner(then: str) -> str:
-        code, output = await run_owner(top, OWNER, str(setting.paths.root), machine_id, then)
-        assert code == (0 if then == "destroy" else -signal.SIGKILL)
-        return output
-
-    first = await owner("create")
-    assert first.startswith(f"{machine_id} True ")
-    assert await owner("leave") == first
-    assert await owner("destroy") == first
-    assert setting.leftovers() == []
 
 
 async def test_a_guest_lives_with_its_devices(

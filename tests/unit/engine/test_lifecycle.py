@@ -78,6 +78,20 @@ async def test_the_guest_has_the_devices_from_its_start(world: World, engine: En
     assert request.name == "one" and not any("one" in str(disk.path) for disk in request.disks)
 
 
+@pytest.mark.parametrize("by", ["name", "id"])
+async def test_a_guest_is_made_for_the_volumes_of_those_that_will_join(
+    world: World, engine: Engine, by: str
+) -> None:
+    first, _ = await engine.containers.create("first", spec())
+    joined = f"container:{first.id[:12] if by == 'id' else 'first'}"
+    await engine.containers.create(
+        "second", spec(network_mode=joined, mounts=[Mount("volume", "data", "/data")])
+    )
+    await engine.containers.start("first")
+    await started(engine, "third")
+    assert [request.shares_later for request in world.guests.requests.values()] == [True, False]
+
+
 @pytest.mark.parametrize("where", ["CreateContainer", "StartContainer", "Configure"])
 async def test_a_failing_agent_leaves_nothing(world: World, engine: Engine, where: str) -> None:
     original = world.guests.create

@@ -1,0 +1,65 @@
+"""What guests are cloned from, for whoever asks; and where a guest comes from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from hybrid.engine import names
+from hybrid.engine.backends import Backends, GuestSize
+from hybrid.engine.machine import GuestOrigin, Machine
+from hybrid.errors import Unsupported
+from hybrid.machine import profile as profiles
+from hybrid.machine.provider import Cloning, MachineRequest, TemplateInfo
+
+_ID_LENGTH = 32
+
+
+def origin_of(machine: Machine) -> GuestOrigin | None:
+    """How the running machine came to be, as its provider knows; None where it does not clone."""
+    provider: object = machine.provider
+    if not isinstance(provider, Cloning):
+        return None
+    found = provider.origin(machine.id)
+    return None if found is None else GuestOrigin(**asdict(found))
+
+
+class TemplateKeeper:
+    """The templates of the provider of guests."""
+
+    def __init__(self, backends: Backends) -> None:
+        self._backends = backends
+
+    def _cloning(self) -> Cloning:
+        guest: object = self._backends.guest
+        if isinstance(guest, Cloning):
+            return guest
+        raise Unsupported("this daemon has no provider that clones guests: see 'hybrid info'")
+
+    def state(self) -> str:
+        """For people: whether new guests are cloned, and if not, why."""
+        try:
+            reason = self._cloning().not_cloning()
+        except Unsupported as error:
+            reason = error.message
+        return f"no: {reason}" if reason else "yes"
+
+    def all(self) -> list[TemplateInfo]:
+        return self._cloning().templates()
+
+    async def build(self, size: GuestSize) -> TemplateInfo:
+        """The template of guests of that size; Unavailable, with the reason, if there can be none."""
+        profile = profiles.load(size.profile)
+        return await self._cloning().build_template(
+            MachineRequest(
+                id=names.new_id()[:_ID_LENGTH],
+                name=size.profile,
+                profile=profile,
+                memory=max(size.memory, profile.memory),
+                cpus=max(size.cpus, profile.cpus),
+                boot=self._backends.boot(),
+            )
+        )
+
+    def remove(self, reference: str) -> str:
+        """Drops one; its key. NotFound if there is no such one."""
+        return self._cloning().remove_template(reference)
