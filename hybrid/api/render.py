@@ -8,6 +8,7 @@ from typing import Any
 
 from hybrid.api import times
 from hybrid.engine.container import OWN_DISK, Endpoint, HealthCheck, Mount, Port, Record, Spec
+from hybrid.engine.machine import GuestOrigin
 from hybrid.units import human_duration
 
 DRIVER = "hybrid"
@@ -57,7 +58,24 @@ def status_text(record: Record) -> str:
     return "Created"
 
 
-def hybrid_json(record: Record, machine: str) -> dict[str, Any]:
+def origin_json(origin: GuestOrigin | None) -> dict[str, Any] | None:
+    """How a guest came to be; None where that is not known (a box, this host)."""
+    if origin is None:
+        return None
+    if origin.kind != "clone":
+        return {"Kind": origin.kind, "Reason": origin.reason}
+    return {
+        "Kind": origin.kind,
+        "Template": origin.template,
+        "TemplateCreated": times.rfc3339(origin.template_made * 1_000_000_000),
+        "TemplateAge": max(0, int(time.time()) - origin.template_made),
+        "Created": times.rfc3339(origin.made * 1_000_000_000),
+        "Memory": origin.memory,
+        "Reseeded": origin.reseeded,
+    }
+
+
+def hybrid_json(record: Record, machine: str, origin: GuestOrigin | None = None) -> dict[str, Any]:
     """hybrid's own object in an inspected container."""
     return {
         "Isolation": record.spec.isolation or "vm",
@@ -66,11 +84,17 @@ def hybrid_json(record: Record, machine: str) -> dict[str, Any]:
         "ReadyAfter": record.ready_after,
         "Provider": record.provider,
         "Addresses": {name: one.ip for name, one in record.endpoints.items() if one.ip},
+        "Origin": origin_json(origin),
     }
 
 
 def inspect(
-    record: Record, machine: str, execs: list[str], root: Path, platform: str
+    record: Record,
+    machine: str,
+    execs: list[str],
+    root: Path,
+    platform: str,
+    origin: GuestOrigin | None = None,
 ) -> dict[str, Any]:
     spec = record.spec
     return {
@@ -97,7 +121,7 @@ def inspect(
         "Mounts": [mount_json(mount, root) for mount in spec.mounts if mount.kind != "tmpfs"],
         "Config": _config(spec),
         "NetworkSettings": network_settings(record),
-        "Hybrid": hybrid_json(record, machine),
+        "Hybrid": hybrid_json(record, machine, origin),
     }
 
 

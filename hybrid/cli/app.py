@@ -37,7 +37,7 @@ VERBS = {
     "version": "system",
 }
 # Noun -> module whose whole app is the group.
-NOUNS = ("image", "machine", "network", "volume", "guest")
+NOUNS = ("image", "machine", "network", "volume", "guest", "template")
 DAEMON = "daemon"
 ORDER = (*VERBS, *NOUNS, DAEMON)
 

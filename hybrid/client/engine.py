@@ -247,6 +247,16 @@ class Engine:
     def remove_machine(self, name: str, *, force: bool = False) -> None:
         self.call("DELETE", f"/hybrid/machines/{_part(name)}", query={"force": force})
 
+    # templates
+    def templates(self) -> list[Json]:
+        return _list(self.call("GET", "/hybrid/templates"))
+
+    def build_template(self, body: Json) -> Json:
+        return _object(self.call("POST", "/hybrid/templates", body=body))
+
+    def remove_template(self, key: str) -> None:
+        self.call("DELETE", f"/hybrid/templates/{_part(key)}")
+
     def console(self, name: str) -> Response:
         return self.stream("GET", f"/hybrid/machines/{_part(name)}/console")
 

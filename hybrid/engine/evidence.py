@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class Prover:
                 machine.call(Facts()),
             )
         provider = await machine.provider.evidence(machine.id) if machine.own_kernel else {}
+        if machine.record.origin is not None:
+            provider |= {"origin": asdict(machine.record.origin)}
         checks = judge(promise, _host_facts(), facts, inside, probes, provider)
         return Report(container.id, record.name, record.spec.isolation or "vm", checks)
 

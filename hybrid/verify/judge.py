@@ -138,6 +138,8 @@ def _vm(
         bool(evidence.boot_id) and evidence.boot_id not in ("", host.boot_id),
         f"{evidence.kernel} boot {evidence.boot_id[:8]}; host {host.kernel} boot {host.boot_id[:8]}",
     )
+    if origin := machine.get("origin"):
+        yield _origin(origin)
     yield Check(
         "vm",
         "kernel locked down",
@@ -176,6 +178,21 @@ def _vm(
         "hypervisor files",
         bool(files) and not foreign,
         f"foreign: {', '.join(foreign[:3])}" if foreign else f"{len(files)} open, all its own",
+    )
+
+
+def _origin(origin: dict[str, Any]) -> Check:
+    """A clone must have got randomness of its own before anything ran in it."""
+    if origin.get("kind") != "clone":
+        return Check("vm", "origin", True, "booted")
+    age = max(0, origin.get("made", 0) - origin.get("template_made", 0))
+    reseeded = bool(origin.get("reseeded"))
+    return Check(
+        "vm",
+        "origin",
+        reseeded,
+        f"clone of template {origin.get('template')}, which was {age} s old then;"
+        f" {'reseeded first thing' if reseeded else 'NOT reseeded'}; memory {origin.get('memory')}",
     )
 
 

@@ -144,6 +144,7 @@ def _descends(engine: Engine, record: Record, reference: str) -> bool:
 async def inspect(request: web.Request) -> web.Response:
     engine = engine_of(request)
     one = engine.containers.find(request.match_info["id"])
+    machine = engine.machines.get(one.record.machine) if one.record.machine else None
     return json_response(
         render.inspect(
             one.record,
@@ -151,6 +152,7 @@ async def inspect(request: web.Request) -> web.Response:
             engine.execs.running(one.id),
             engine.paths.container(one.id),
             PLATFORM,
+            machine.record.origin if machine is not None else None,
         )
     )
 

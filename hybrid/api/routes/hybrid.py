@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hybrid.api import parse, query, times
+from hybrid.api import parse, query, render, times
 from hybrid.api.fields import Fields
 from hybrid.api.respond import add, begin_stream, body_of, empty, engine_of, json_response
 from hybrid.api.stream import caller_of
@@ -15,7 +15,7 @@ from hybrid.engine.backends import GuestSize
 from hybrid.engine.engine import Engine
 from hybrid.engine.machine import Machine
 from hybrid.errors import Forbidden, InvalidInput
-from hybrid.machine.provider import Remote
+from hybrid.machine.provider import Remote, TemplateInfo
 
 
 def setup(app: web.Application, hybrid_version: str) -> None:
@@ -29,6 +29,7 @@ def setup(app: web.Application, hybrid_version: str) -> None:
                 "Instance": engine.paths.instance,
                 "Providers": summary.providers,
                 "Machines": summary.machines,
+                "Clones": engine.machines.templates.state(),
                 "Warnings": summary.warnings,
             }
         )
@@ -44,6 +45,9 @@ def setup(app: web.Application, hybrid_version: str) -> None:
     add(app, "GET", f"{one}/console", console)
     add(app, "POST", f"{one}/exec", create_exec)
     add(app, "GET", "/hybrid/verify", verify)
+    add(app, "GET", "/hybrid/templates", templates)
+    add(app, "POST", "/hybrid/templates", build_template)
+    add(app, "DELETE", "/hybrid/templates/{key}", remove_template)
 
 
 def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
@@ -65,6 +69,7 @@ def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
         "BootId": record.boot_id,
         "Address": record.remote.address if record.remote else "",
         "Error": record.error,
+        "Origin": render.origin_json(record.origin),
         "Containers": [one.record.name for one in containers if one is not None],
         "Facts": {
             "Architecture": machine.facts.architecture,
@@ -179,3 +184,40 @@ async def verify(request: web.Request) -> web.Response:
         raise InvalidInput("verify needs ?container=ID")
     report = await engine.prover.prove(container)
     return json_response({**asdict(report), "kept": report.kept})
+
+
+def template_json(info: TemplateInfo) -> dict[str, Any]:
+    return {
+        "Key": info.key,
+        "Profile": info.profile,
+        "Memory": info.memory,
+        "Cpus": info.cpus,
+        "Created": times.rfc3339(int(info.made * 1e9)),
+        "BuildSeconds": round(info.took, 3),
+        "Used": info.used,
+        "Clones": info.clones,
+    }
+
+
+async def templates(request: web.Request) -> web.Response:
+    found = engine_of(request).machines.templates.all()
+    return json_response([template_json(info) for info in found])
+
+
+async def build_template(request: web.Request) -> web.Response:
+    """Answers when it is there; one that is there already is not made again."""
+    fields = Fields(await body_of(request, needed=True))
+    size = GuestSize(
+        memory=fields.integer("Memory"),
+        cpus=fields.integer("Cpus"),
+        profile=fields.text("Profile") or "default",
+    )
+    fields.finish()
+    return json_response(
+        template_json(await engine_of(request).machines.templates.build(size)), 201
+    )
+
+
+async def remove_template(request: web.Request) -> web.Response:
+    key = engine_of(request).machines.templates.remove(request.match_info["key"])
+    return json_response({"Key": key})
