@@ -1,61 +1,61 @@
-"""What is resident: for each running guest, for the daemon, for the agents.
-
-    python benchmarks/memory.py [--root DIR] [--runs 3]
-
-``--runs`` guests, each with one sleeping container and one named volume. A guest's RAM is shared memory (file
-servers map it), so it counts as Shmem; Anonymous is QEMU's own; its program's pages are shared by all guests.
-"""
+"""What processes take of this host's memory."""
 
 from __future__ import annotations
 
-import json
-import statistics
-import sys
-from contextlib import ExitStack
+import contextlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
-from rig import MIB, Rig, fields, memory, options
-
-SETTLE = "sleep 5; cat /proc/$PPID/status; cat /proc/meminfo"
-
-
-def main() -> int:
-    chosen = options(__doc__, 3).parse_args()
-    rig = Rig(chosen.root)
-    with ExitStack() as stack:
-        volumes = [f"bench-memory-{number}" for number in range(chosen.runs)]
-        containers = [stack.enter_context(rig.container("-v", f"{v}:/data")) for v in volumes]
-        stack.enter_context(rig.container("--isolation", "container"))
-        insides = [
-            fields(rig.in_machine(one["Hybrid"]["Machine"], "sh", "-c", SETTLE))
-            for one in containers
-        ]
-        guests = [memory(pid) for pid in rig.guests()]
-        files = (rig.paths.run / "m").glob("*/*.pid")
-        servers = [memory(json.loads(file.read_text())["pid"])["Pss"] for file in files]
-        daemon, agent = memory(rig.daemon), memory(rig.host_agent())
-    for volume in volumes:
-        rig.run("volume", "rm", volume)
-    figures = {
-        "guest: QEMU, Anonymous": _middle(guests, "Anonymous"),
-        "guest: its RAM so far (Shmem)": _middle(guests, "Pss_Shmem"),
-        "guest: QEMU, all (Pss)": _middle(guests, "Pss"),
-        "guest: file servers of one volume (Pss)": sum(servers) / len(containers) / MIB,
-        "guest: the agent inside (Rss)": _middle(insides, "VmRSS"),
-        "guest: used inside": statistics.median(
-            (one["MemTotal"] - one["MemAvailable"]) / MIB for one in insides
-        ),
-        f"daemon with {chosen.runs} guests (Pss)": daemon["Pss"] / MIB,
-        "host's own agent (Pss)": agent["Pss"] / MIB,
-    }
-    for name, value in figures.items():
-        print(f"{name}: {value:.1f} MiB")
-    print(json.dumps({name: round(value, 1) for name, value in figures.items()}))
-    return 0
+KIB = 1024
+MIB = 1024 * KIB
 
 
-def _middle(found: list[dict[str, int]], name: str) -> float:
-    return statistics.median(one[name] for one in found) / MIB
+def fields(text: str) -> dict[str, int]:
+    """The "Name: N kB" lines of a file of /proc, in bytes."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        words = rest.split()
+        if len(words) == 2 and words[1] == "kB":
+            found[name] = int(words[0]) * KIB
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def processes(*words: str) -> list[int]:
+    """Processes whose command lines have all these words in them."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if all(word in line for word in words) and int(entry.name) != os.getpid():
+                found.append(int(entry.name))
+    return found
+
+
+def memory(pid: int) -> dict[str, int]:
+    """Rss, Pss, Anonymous, Pss_Shmem, …"""
+    return fields(Path(f"/proc/{pid}/smaps_rollup").read_text())
+
+
+def everything(pids: Iterable[int]) -> int:
+    """Private memory, the share of what is shared, and page tables."""
+    return sum(
+        memory(pid)["Pss"] + fields(Path(f"/proc/{pid}/status").read_text())["VmPTE"]
+        for pid in pids
+    )
+
+
+def available() -> int:
+    """What this host still has to give."""
+    return fields(Path("/proc/meminfo").read_text())["MemAvailable"]
+
+
+def peak(pid: int) -> int:
+    return fields(Path(f"/proc/{pid}/status").read_text())["VmHWM"]
+
+
+def forget_peak(pid: int) -> int:
+    """Lets the peak start again at what is resident now, which is returned (proc(5): clear_refs)."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5\n")
+    return fields(Path(f"/proc/{pid}/status").read_text())["VmRSS"]

@@ -1,40 +1,21 @@
-"""Two commands timed in turns, so that both meet the same machine: medians and their ratio.
+"""Sides timed in turns, so that all of them meet the same machine.
 
 A figure is only ever a ratio within one run; absolute seconds say what the machine was, not what hybrid is.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+TIMEOUT = 300.0  # of a command
+Side = Callable[[], float]  # does its work once; how long that took
 
 
-@dataclass(frozen=True)
-class Result:
-    """Medians in seconds. ``ratio`` is the median of the pairs' ours over theirs, ``of_medians`` that of the medians:
-    where the two are far apart, or ``lowest`` and ``highest`` pair, the machine was too busy to tell.
-    ``bound`` is what was promised (0: nothing).
-    """
-
-    name: str
-    ours: float
-    theirs: float
-    ratio: float
-    bound: float
-    runs: int
-    of_medians: float
-    lowest: float
-    highest: float
-
-    @property
-    def kept(self) -> bool:
-        """Whether the promise was kept, by either way of counting."""
-        return not self.bound or max(self.ratio, self.of_medians) <= self.bound
+class Failed(Exception):
+    """Something that must be measured does not work: its own words."""
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -43,41 +24,31 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def command(argv: Sequence[str]) -> Callable[[], object]:
-    """A run of ``argv`` that fails loudly when the command does."""
-
-    def run() -> object:
-        done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
-        if done.returncode:
-            sys.exit(f"{' '.join(argv)}: exit {done.returncode}: {done.stderr.decode()[-500:]}")
-        return done
-
-    return run
+def output(argv: Sequence[str]) -> str:
+    """The output of a command that must succeed."""
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT)
+    if done.returncode:
+        words = (done.stderr or done.stdout).decode(errors="replace").strip()
+        last = words.partition("\n\nRun 'docker")[0].rpartition("\n")[2]  # without docker's hint
+        raise Failed(f"{Path(argv[0]).name} … {argv[-1]}: exit {done.returncode}: {last}")
+    return done.stdout.decode(errors="replace")
 
 
-def compare(
-    name: str, ours: Callable[[], object], theirs: Callable[[], object], *, runs: int, bound: float
-) -> Result:
-    """``runs`` interleaved pairs after one warm-up of each."""
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(runs)]
-    return result(name, pairs, bound=bound)
+def command(argv: Sequence[str]) -> Side:
+    """A whole command, from its start to its exit."""
+    return lambda: seconds(lambda: output(argv))
 
 
-def result(name: str, pairs: Sequence[tuple[float, float]], *, bound: float) -> Result:
-    """What pairs of (ours, theirs) say. Two of a pair met the same machine, two pairs perhaps not."""
-    mine, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
-    middle = statistics.median(ratios)
-    return Result(name, mine, peer, middle, bound, len(pairs), mine / peer, ratios[0], ratios[-1])
-
-
-def report(results: Sequence[Result]) -> None:
-    """A line a figure for people, and the same as JSON on the last line."""
-    for one in results:
-        bound = f" (at most {one.bound})" if one.bound else ""
-        print(f"{one.name}: {one.ours:.3f} s against {one.theirs:.3f} s: {one.ratio:.2f}{bound}")
-        print(
-            f"    of the medians {one.of_medians:.2f}; {one.runs} pairs from {one.lowest:.2f} to {one.highest:.2f}"
-        )
-    print(json.dumps([asdict(one) for one in results]))
+def turns(
+    sides: Mapping[str, Side], runs: int, *, settle: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """``runs`` rounds in which each side has its turn, after one round that does not count. Before each turn ``settle``
+    lets the machine come to rest."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(runs + 1):
+        for name, side in sides.items():
+            settle()
+            took = side()
+            if number:
+                times[name].append(took)
+    return times

@@ -1,10 +1,12 @@
 """Where tests keep what takes long to build: guest image, tools tree, example images. Unchanged ones stay.
 
-``python -m tests.built`` builds all of it, before tests that run side by side ask for it.
+``python -m tests.built`` builds all of it, before tests that run side by side ask for it. Checkouts of different
+sources that are tested at the same time need places of their own: TESTS_BUILT names one.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hybrid.guest.build import build_guest
@@ -12,7 +14,7 @@ from hybrid.guest.imagebuild import build_image
 from hybrid.guest.tools import build_tools
 from hybrid.paths import Paths, data_dir
 
-BUILT = Paths.of(Path("/var/tmp/hybrid-tests"))
+BUILT = Paths.of(Path(os.environ.get("TESTS_BUILT", "/var/tmp/hybrid-tests")))
 EXAMPLES = ("busybox", "postgres", "app", "nginx")
 
 
