@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -23,14 +24,14 @@ Keys = Annotated[list[str], typer.Argument(metavar="TEMPLATE...")]
 @verb(app, "ls", "hybrid template ls", "hybrid template ls --format json")
 def ls(ctx: typer.Context, quiet: Quiet = False, format_: Format = None) -> None:
     """List templates."""
-    templates = engine(ctx).templates()
+    templates, now = engine(ctx).templates(), time.time()
     rows = [
         (
             template["Key"],
             template["Profile"],
             str(template["Cpus"]),
             format.size(template["Memory"]),
-            template["Created"],
+            format.age(template["Created"], now),
             format.size(template["Used"]),
             str(template["Clones"]),
         )
