@@ -84,9 +84,8 @@ class Store:
 
     def put(self, kind: str, key: str, document: object) -> None:
         """InvalidInput for a document that could not be read again: it would keep the next daemon from starting."""
-        encoded = codec.encode(document)
-        codec.decode(type(document), encoded)
-        body = json.dumps(encoded, separators=(",", ":"))
+        body = json.dumps(document, separators=(",", ":"), default=codec.plain)
+        codec.decode(type(document), json.loads(body))
         with self._writing():
             self._connection.execute(
                 "INSERT INTO document VALUES (?, ?, ?)"

@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import types
 import typing
-from typing import Any, TypeVar, Union
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar, Union, cast
 
 from hybrid.errors import InvalidInput
 
@@ -23,132 +24,197 @@ MAX_DEPTH = 24
 MAX_INTEGER = 1 << 63
 
 
-def encode(value: Any) -> Any:
-    """The JSON form of a dataclass instance (or of what its fields may hold)."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+def plain(value: Any) -> Any:
+    """Dataclasses and bytes as what JSON has a form for: the ``default`` of ``json``."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, (list, tuple)):
-        return [encode(item) for item in value]
-    if isinstance(value, dict):
-        return {key: encode(item) for key, item in value.items()}
-    return value
-
-
-@functools.cache
-def _fields(cls: type) -> dict[str, tuple[Any, bool]]:
-    hints = typing.get_type_hints(cls)
-    return {
-        f.name: (
-            hints[f.name],
-            f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING,
-        )
-        for f in dataclasses.fields(cls)
-    }
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def decode(cls: type[T], value: Any, where: str = "") -> T:
-    """An instance of the dataclass ``cls`` from the JSON object ``value``; InvalidInput names the
-    bad field."""
-    where = where or cls.__name__
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{where}: an object is needed")
-    kind: type = cls
-    fields = _fields(kind)
-    unknown = value.keys() - fields.keys()
-    if unknown:
-        raise InvalidInput(f"{where}: unknown field {sorted(map(str, unknown))[0]!r}")
-    arguments = {}
-    for name, (hint, required) in fields.items():
-        if name in value:
-            arguments[name] = _value(hint, value[name], f"{where}.{name}", 0)
-        elif required:
-            raise InvalidInput(f"{where}: field {name!r} is missing")
-    return cls(**arguments)
+    """An instance of the dataclass ``cls`` from the JSON object ``value``, of which it may keep parts;
+    InvalidInput names the bad field."""
+    try:
+        return cast(T, _decoder(cast(Hashable, cls))(value))
+    except _Misfit as misfit:
+        raise InvalidInput(f"{where or cls.__name__}{misfit.where}: {misfit.text}") from None
 
 
-def _value(hint: Any, value: Any, where: str, depth: int) -> Any:
-    if depth > MAX_DEPTH:
-        raise InvalidInput(f"{where}: nested too deeply")
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        (inner,) = (option for option in options if option is not type(None))
-        return _value(inner, value, where, depth)
+class _Misfit(Exception):
+    """A value that does not fit its field. Where it is grows on the way out through the values around it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+        self.where = ""
+
+    def inside(self, step: str) -> _Misfit:
+        self.where = step + self.where
+        return self
+
+
+_Decoder = Callable[[Any], Any]
+
+
+@functools.cache
+def _decoder(hint: Any) -> _Decoder:
+    """What makes a field's value of a JSON value; found once for each annotation."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
-        return _any(value, where, depth)
+        return _any
+    if origin in (Union, types.UnionType):
+        (one,) = (option for option in arguments if option is not types.NoneType)
+        inner = _decoder(one)
+        return lambda value: None if value is None else inner(value)
     if origin is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise InvalidInput(
-                f"{where}: must be one of {', '.join(map(str, typing.get_args(hint)))}"
-            )
-        return value
+        return functools.partial(_choice, arguments)
     if origin is list:
-        (item,) = typing.get_args(hint)
-        return [
-            _value(item, one, f"{where}[{n}]", depth + 1)
-            for n, one in enumerate(_sized(list, value, where))
-        ]
+        return functools.partial(_list, _decoder(arguments[0]))
     if origin is dict:
-        key_hint, item = typing.get_args(hint)
-        return {
-            _value(key_hint, key, where, depth + 1): _value(item, one, f"{where}.{key}", depth + 1)
-            for key, one in _sized(dict, value, where).items()
-        }
+        return functools.partial(_dict, *map(_decoder, arguments))
     if dataclasses.is_dataclass(hint):
-        return decode(hint, value, where)  # type: ignore[arg-type]
-    return _scalar(hint, value, where)
+        return _instances(cast(type, hint))
+    return _SCALARS[hint]
 
 
-def _sized(kind: type[list[Any]] | type[dict[Any, Any]], value: Any, where: str) -> Any:
-    if not isinstance(value, kind):
-        raise InvalidInput(f"{where}: a {kind.__name__} is needed")
-    if len(value) > MAX_ITEMS:
-        raise InvalidInput(f"{where}: more than {MAX_ITEMS} items")
-    return value
+def _instances(cls: type) -> _Decoder:
+    hints = typing.get_type_hints(cls)
+    decoders = {f.name: _decoder(hints[f.name]) for f in dataclasses.fields(cls)}
+    needed = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
 
-
-def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is bytes:
-        if isinstance(value, str) and len(value) <= MAX_STRING:
+    def instance(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _Misfit("an object is needed")
+        if unknown := value.keys() - decoders.keys():
+            raise _Misfit(f"unknown field {sorted(map(str, unknown))[0]!r}")
+        for name in needed:
+            if name not in value:
+                raise _Misfit(f"field {name!r} is missing")
+        arguments = {}
+        for name, item in value.items():
             try:
-                return base64.b64decode(value, validate=True)
-            except ValueError:  # binascii.Error, or text that is not ASCII
-                pass
-        raise InvalidInput(f"{where}: base64 is needed")
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        raise InvalidInput(f"{where}: {hint.__name__} is needed")
-    if hint is str:
-        _check_text(value, where)
-    if hint is int and abs(value) > MAX_INTEGER:
-        raise InvalidInput(f"{where}: out of range")
+                arguments[name] = decoders[name](item)
+            except _Misfit as misfit:
+                raise misfit.inside(f".{name}") from None
+        return cls(**arguments)
+
+    return instance
+
+
+def _choice(choices: tuple[Any, ...], value: Any) -> Any:
+    if value not in choices:
+        raise _Misfit(f"must be one of {', '.join(map(str, choices))}")
     return value
 
 
-def _check_text(value: str, where: str) -> None:
+def _list(decoder: _Decoder, value: Any) -> list[Any]:
+    found = []
+    for number, item in enumerate(_sized(list, value)):
+        try:
+            found.append(decoder(item))
+        except _Misfit as misfit:
+            raise misfit.inside(f"[{number}]") from None
+    return found
+
+
+def _dict(key_decoder: _Decoder, decoder: _Decoder, value: Any) -> dict[Any, Any]:
+    found = {}
+    for key, item in _sized(dict, value).items():
+        name = key_decoder(key)
+        try:
+            found[name] = decoder(item)
+        except _Misfit as misfit:
+            raise misfit.inside(f".{name}") from None
+    return found
+
+
+def _sized(kind: type[list[Any]] | type[dict[Any, Any]], value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise _Misfit(f"a {kind.__name__} is needed")
+    if len(value) > MAX_ITEMS:
+        raise _Misfit(f"more than {MAX_ITEMS} items")
+    return value
+
+
+def _any(value: Any, depth: int = 1) -> Any:
+    """Any JSON, checked and left as it is."""
+    kind = type(value)
+    if kind is list:
+        _check_each(enumerate(_sized(list, value)), "[%s]", depth)
+    elif kind is dict:
+        for key in _sized(dict, value):
+            _text(key)
+        _check_each(value.items(), ".%s", depth)
+    elif kind in _SCALARS:
+        _SCALARS[kind](value)
+    elif value is not None:
+        raise _Misfit("JSON is needed")
+    return value
+
+
+def _check_each(items: Iterable[tuple[Any, Any]], step: str, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _Misfit("nested too deeply")
+    for name, item in items:
+        try:
+            _any(item, depth + 1)
+        except _Misfit as misfit:
+            raise misfit.inside(step % name) from None
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise _Misfit("str is needed")
     if len(value) > MAX_STRING:
-        raise InvalidInput(f"{where}: longer than {MAX_STRING} characters")
+        raise _Misfit(f"longer than {MAX_STRING} characters")
     # JSON can carry lone surrogates; whoever prints or stores such text later would fail.
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise InvalidInput(f"{where}: not valid Unicode") from None
+            raise _Misfit("not valid Unicode") from None
+    return value
 
 
-def _any(value: Any, where: str, depth: int) -> Any:
-    if isinstance(value, list):
-        return [_value(Any, one, where, depth + 1) for one in _sized(list, value, where)]
-    if isinstance(value, dict):
-        return {
-            _scalar(str, key, where): _value(Any, one, where, depth + 1)
-            for key, one in _sized(dict, value, where).items()
-        }
-    if value is None or isinstance(value, bool):
-        return value
-    return _scalar(type(value) if type(value) in (str, int, float) else str, value, where)
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise _Misfit("int is needed")
+    if abs(value) > MAX_INTEGER:
+        raise _Misfit("out of range")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _Misfit("bool is needed")
+    return value
+
+
+def _number(value: Any) -> float:
+    if type(value) is int:
+        return float(_integer(value))
+    if type(value) is not float:
+        raise _Misfit("float is needed")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, str) and len(value) <= MAX_STRING:
+        try:
+            return base64.b64decode(value, validate=True)
+        except ValueError:  # binascii.Error, or text that is not ASCII
+            pass
+    raise _Misfit("base64 is needed")
+
+
+_SCALARS: dict[Any, _Decoder] = {
+    str: _text,
+    int: _integer,
+    bool: _truth,
+    float: _number,
+    bytes: _bytes,
+}

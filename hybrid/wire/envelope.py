@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 from hybrid.errors import HybridError, InvalidInput, from_kind
 from hybrid.wire import messages
 from hybrid.wire.catalogue import EVENTS, REQUESTS
-from hybrid.wire.codec import decode, encode
+from hybrid.wire.codec import decode, plain
 from hybrid.wire.frame import ProtocolError
 from hybrid.wire.value import Request, Value, value
 
 MAX_ID = 1 << 53
 MAX_ERROR = 4096  # characters of an error's text
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)
 
 
 @value
@@ -47,15 +48,15 @@ class EventEnvelope(Value):
 
 
 def hello_message(hello: messages.Hello) -> bytes:
-    return _dump({"hello": encode(hello)})
+    return _dump({"hello": hello})
 
 
 def request_message(number: int, request: Request[Any]) -> bytes:
-    return _dump({"id": number, "type": type(request).__name__, "body": encode(request)})
+    return _dump({"id": number, "type": type(request).__name__, "body": request})
 
 
 def answer_message(number: int, answer: object) -> bytes:
-    return _dump({"id": number, "ok": encode(answer)})
+    return _dump({"id": number, "ok": answer})
 
 
 def error_message(number: int, error: HybridError) -> bytes:
@@ -65,7 +66,7 @@ def error_message(number: int, error: HybridError) -> bytes:
 
 
 def event_message(event: object) -> bytes:
-    return _dump({"event": type(event).__name__, "body": encode(event)})
+    return _dump({"event": type(event).__name__, "body": event})
 
 
 def parse_hello(payload: bytes) -> messages.Hello:
@@ -124,8 +125,7 @@ def parse_from_agent(payload: bytes) -> AnswerEnvelope | EventEnvelope:
 def _dump(message: dict[str, Any]) -> bytes:
     # File names that are not UTF-8 come as lone surrogates, which the other end refuses: they
     # become "?".
-    text = json.dumps(message, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
+    return _JSON.encode(message).encode("utf-8", "replace")
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from typing import Any
 
@@ -11,9 +12,14 @@ from hypothesis import strategies as st
 from hybrid.errors import InvalidInput
 from hybrid.wire import messages
 from hybrid.wire.catalogue import ANSWERS, EVENTS, REQUESTS
-from hybrid.wire.codec import MAX_DEPTH, MAX_ITEMS, decode, encode
+from hybrid.wire.codec import MAX_DEPTH, MAX_ITEMS, decode, plain
 from hybrid.wire.messages import CreateContainer, Source
 from hybrid.wire.value import Request
+
+
+def encode(message: object) -> Any:
+    """The JSON that goes over the link."""
+    return json.loads(json.dumps(message, default=plain))
 
 
 @pytest.mark.parametrize("request_type", REQUESTS.values(), ids=REQUESTS.keys())
