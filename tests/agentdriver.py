@@ -15,7 +15,6 @@ from hybrid.link.transport import Transport
 from hybrid.wire.journal import Parser, Record
 from hybrid.wire.messages import (
     CreateContainer,
-    CreateExec,
     Delete,
     Exited,
     IdMap,
@@ -153,8 +152,7 @@ class Driver:
         self._number += 1
         name = f"e{self._number}"
         spec = {"args": list(args), "env": ["PATH=/bin:/usr/bin"], **process}
-        await self.client.call(CreateExec(container, name, spec))
-        await self.client.call(StartExec(container, name))
+        await self.client.call(StartExec(container, name, spec))
         records = await self.records(container, name)
         code = await self.exited(container, name)
         await self.client.call(Delete(container, name))

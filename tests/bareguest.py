@@ -15,7 +15,7 @@ from hybrid.guest.image import GuestImage
 from hybrid.link import serial
 from hybrid.link.client import AgentClient
 from hybrid.wire.journal import Parser
-from hybrid.wire.messages import AckOutput, CreateExec, Delete, ReadOutput, StartExec, WriteInput
+from hybrid.wire.messages import AckOutput, Delete, StartExec, WriteInput
 
 
 @dataclass
@@ -68,12 +68,10 @@ async def run(client: AgentClient, *arguments: str, stdin: bytes | None = None) 
     """The output of a program that runs on the machine itself, outside all containers."""
     name = secrets.token_hex(4)
     process = {"args": list(arguments), "cwd": "/", "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]}
-    await client.call(CreateExec("", name, process, stdin is not None))
     output = bytearray()
     async with contextlib.AsyncExitStack() as stack:
         reader = await stack.enter_async_context(client.open())
-        await client.call(ReadOutput("", reader.id, exec=name))
-        await client.call(StartExec("", name))
+        await client.call(StartExec("", name, process, stdin is not None, reader.id))
         if stdin is not None:
             writer = await stack.enter_async_context(client.open())
             await client.call(WriteInput("", writer.id, name))

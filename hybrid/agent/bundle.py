@@ -6,7 +6,6 @@ container shares with the machine comes through ``Share`` and ``files`` only.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,8 +36,9 @@ class Filling:
 
 
 def fill(config: Mapping[str, Any], filling: Filling) -> dict[str, Any]:
-    """The config for crun; InvalidInput for what the agent does not accept."""
-    result = copy.deepcopy(dict(config))
+    """The config for crun, which shares what is unchanged with ``config``; InvalidInput for what the agent does
+    not accept."""
+    result = dict(config)
     unknown = result.keys() - _TOP
     if unknown:
         raise InvalidInput(f"config: {sorted(unknown)[0]!r} is not accepted here")
@@ -59,13 +59,13 @@ def process(
     given: Mapping[str, Any], user: User, terminal: bool, size: tuple[int, int] = (0, 0)
 ) -> dict[str, Any]:
     """An OCI process object with its user as numbers, HOME set, and the terminal as asked."""
-    result = copy.deepcopy(dict(given))
+    result = dict(given)
     arguments = result.get("args")
     if not (
         isinstance(arguments, list) and arguments and all(isinstance(a, str) for a in arguments)
     ):
         raise InvalidInput("process: args must be a list of at least one string")
-    environment = result.setdefault("env", [])
+    environment = result["env"] = list(result.get("env") or [])
     if not any(str(entry).startswith("HOME=") for entry in environment):
         environment.append(f"HOME={user.home}")
     umask = (result.get("user") or {}).get("umask")

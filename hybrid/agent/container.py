@@ -27,7 +27,6 @@ class Container:
         self.stack = stack
         self.init = Process(request.container, "", terminal=request.terminal, stdin=request.stdin)
         self.execs: dict[str, Process] = {}
-        self.exec_specs: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}
         self.group = cgroups.Group({})
         self.namespaces: dict[str, int] = {}  # kind to a held descriptor

@@ -37,7 +37,8 @@ from hybrid.agent.runtime import Crun
 from hybrid.agent.storage import Storage
 from hybrid.agent.worker import Place, Worker
 from hybrid.errors import Conflict, HybridError, Internal, InvalidInput, NotFound
-from hybrid.wire.messages import CreateContainer, CreateExec, Exited, OutOfMemory, Started
+from hybrid.wire.messages import CreateContainer, Exited, OutOfMemory, Started, StartExec
+from hybrid.wire.session import Stream
 
 _KILL_WAIT = 10.0
 _JOINED = ("user", "net", "pid", "ipc")
@@ -151,9 +152,9 @@ class Containers:
             for number, share in enumerate(request.shares):
                 if share.populate:
                     await self._populate(container, image, number, shares[number])
-            base = container.machine_id(0)
-            with syscalls.file_system_ids(base, base):
-                _make_directories(image, container.config["process"]["cwd"])
+            _make_directories(
+                image, container.config["process"]["cwd"], owner=container.machine_id(0)
+            )
         finally:
             os.close(image)
         descriptors.write_private(directory / "config.json", json.dumps(container.config))
@@ -211,7 +212,11 @@ class Containers:
                 (uid, gid),
                 container.directory,
                 lambda stdio, socket: self._crun.create(
-                    request.container, container.directory, stdio, socket
+                    request.container,
+                    container.directory,
+                    container.config["process"]["args"][0],
+                    stdio,
+                    socket,
                 ),
             )
             container.loaded(pid)
@@ -247,39 +252,27 @@ class Containers:
             raise
         return Started(pid, init.started_ns)
 
-    async def create_exec(self, container: Container, request: CreateExec) -> None:
-        """Readies an exec; idempotent for an equal one."""
-        if container.exec_specs.get(request.exec) == request.process:
-            return
+    async def start_exec(
+        self, container: Container, request: StartExec, stream: Stream | None
+    ) -> Started:
+        """Runs one more process, whose output goes to ``stream``. Nothing is left of it if that fails."""
         if request.exec in container.execs or not request.exec:
             raise Conflict(f"exec {request.exec!r} exists already")
-        if container.init.status not in ("running", "paused"):
-            raise Conflict(f"container {request.container} is not running")
-        terminal = bool(request.process.get("terminal"))
-        process = Process(request.container, request.exec, terminal=terminal, stdin=request.stdin)
-        size = request.process.get("consoleSize") or {}
-        if terminal and size:
-            process.resize(int(size.get("height", 0)), int(size.get("width", 0)))
-        container.execs[request.exec] = process
-        container.exec_specs[request.exec] = request.process
-
-    async def start_exec(self, container: Container, exec_id: str) -> Started:
-        process = container.process(exec_id)
-        if process.status != "created":
-            raise Conflict(f"exec {exec_id} has run already")
         if container.init.status != "running":
-            raise Conflict(f"cannot exec: container {process.container} is {container.init.status}")
-        given = container.exec_specs[exec_id]
+            raise Conflict(f"cannot exec: container {request.container} is {container.init.status}")
+        given = request.process
+        process = container.execs[request.exec] = Process.asked_for(request)
+        if stream is not None:
+            process.read_output(stream, 0)
         try:
             user = _user(container.root, given, container.config["process"]["user"])
             spec = bundle.process(self._with_defaults(container, given), user, process.terminal)
             limits.allow(spec)
-            base = container.machine_id(0)
-            with syscalls.file_system_ids(base, base):
-                _make_directories(container.root, spec["cwd"])
+            _make_directories(container.root, spec["cwd"], owner=container.machine_id(0))
             pid = await self.run_in(container, process, spec)
-        except HybridError as error:
-            process.failed(error.message)
+        except BaseException:
+            process.close()
+            del container.execs[request.exec]
             raise
         return Started(pid, process.started_ns)
 
@@ -294,28 +287,17 @@ class Containers:
         await container.begun()
         owner = spec["user"]
         uid, gid = container.machine_id(owner["uid"]), container.machine_id(owner["gid"])
-        directory = container.directory / f"exec-{process.exec}"
-        directory.mkdir()
-        try:
-            with self._reaper.starting():
-                pid = await console.started_with_stdio(
-                    process,
-                    (uid, gid),
-                    directory,
-                    lambda stdio, socket: self._crun.execute(
-                        process.container,
-                        spec,
-                        directory,
-                        [*stdio, *extra] if stdio else None,
-                        socket,
-                    ),
-                )
-                process.started(pid)
-                self._reaper.watch(pid, lambda code: self._exec_ended(process, code))
-        finally:
-            for file in directory.iterdir():
-                file.unlink()
-            directory.rmdir()
+        with self._reaper.starting():
+            pid = await console.started_with_stdio(
+                process,
+                (uid, gid),
+                container.directory,
+                lambda stdio, socket: self._crun.execute(
+                    process.container, spec, [*stdio, *extra] if stdio else None, socket
+                ),
+            )
+            process.started(pid)
+            self._reaper.watch(pid, lambda code: self._exec_ended(process, code))
         return pid
 
     @staticmethod
@@ -396,7 +378,6 @@ class Containers:
         await self.stop(process)
         process.close()
         del container.execs[exec_id]
-        del container.exec_specs[exec_id]
 
     async def _end(self, container: Container) -> None:
         """Makes sure that no process of the container is left."""
@@ -440,27 +421,34 @@ def _user(root: int, process: dict[str, Any], default: dict[str, Any] | None = N
     return users.resolve(root, f"{int(given.get('uid', 0))}:{int(given.get('gid', 0))}", additional)
 
 
-def _make_directories(root: int, path: str) -> None:
+def _make_directories(root: int, path: str, *, owner: int) -> None:
     """``mkdir -p`` inside ``root``: a missing working directory is made, as Docker does."""
-    done = ""
-    for part in path.strip("/").split("/"):
-        done = f"{done}/{part}"
+    with suppress(OSError):
+        os.close(syscalls.open_in_root(root, path, os.O_PATH | os.O_DIRECTORY))
+        return
+    with syscalls.file_system_ids(owner, owner):
         try:
-            os.close(syscalls.open_in_root(root, done, os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            parent = syscalls.open_in_root(
-                root, os.path.dirname(done) or "/", os.O_PATH | os.O_DIRECTORY
-            )
-            try:
-                os.mkdir(part, 0o755, dir_fd=parent)
-            except OSError as error:
-                raise InvalidInput(f"working directory {path}: {error.strerror}") from error
-            finally:
-                os.close(parent)
-        except NotADirectoryError:
-            raise InvalidInput(f"working directory {path}: {done} is not a directory") from None
+            _make_missing(root, path)
+        except NotADirectoryError as error:
+            text = f"{error.filename} is not a directory"
+            raise InvalidInput(f"working directory {path}: {text}") from None
         except OSError as error:
             raise InvalidInput(f"working directory {path}: {error.strerror}") from error
+
+
+def _make_missing(root: int, path: str) -> None:
+    parent = ""
+    for part in path.strip("/").split("/"):
+        directory = f"{parent}/{part}"
+        try:
+            os.close(syscalls.open_in_root(root, directory, os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            above = syscalls.open_in_root(root, parent or "/", os.O_PATH | os.O_DIRECTORY)
+            try:
+                os.mkdir(part, 0o755, dir_fd=above)
+            finally:
+                os.close(above)
+        parent = directory
 
 
 async def _copy(reaper: Reaper, source: Place, target: Place) -> None:

@@ -53,11 +53,10 @@ async def write_all(descriptor: int, data: bytes) -> None:
 
 def write_private(path: str | os.PathLike[str], text: str) -> None:
     """A new file for root's eyes only: what runs in containers, and with what environment, is nobody else's."""
-    with open(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w"
-    ) as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(text)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb", buffering=0) as file:
+        os.fchmod(descriptor, 0o600)
+        file.write(text.encode())
 
 
 def pipe() -> tuple[int, int]:

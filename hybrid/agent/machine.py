@@ -12,7 +12,8 @@ from hybrid.agent import bundle, descriptors, users
 from hybrid.agent.process import Process
 from hybrid.agent.reaper import Reaper
 from hybrid.errors import Conflict, InvalidInput, NotFound
-from hybrid.wire.messages import CreateExec, Exited, Started
+from hybrid.wire.messages import Exited, Started, StartExec
+from hybrid.wire.session import Stream
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -22,45 +23,31 @@ class MachineProcesses:
 
     def __init__(self, reaper: Reaper, emit: Any) -> None:
         self._reaper, self._emit = reaper, emit
-        self._processes: dict[str, tuple[Process, dict[str, Any]]] = {}
+        self._processes: dict[str, Process] = {}
 
     def all(self) -> list[Process]:
-        return [process for process, _ in self._processes.values()]
+        return list(self._processes.values())
 
     def get(self, exec_id: str) -> Process:
         if exec_id not in self._processes:
             raise NotFound(f"no such exec on the machine: {exec_id}")
-        return self._processes[exec_id][0]
+        return self._processes[exec_id]
 
-    def create(self, request: CreateExec) -> None:
-        """Readies one; idempotent for an equal request."""
-        known = self._processes.get(request.exec)
-        if known is not None and known[1] == request.process:
-            return
-        if known is not None or not request.exec:
+    def start(self, request: StartExec, stream: Stream | None) -> Started:
+        """Runs one. Nothing is left of it if that fails."""
+        if request.exec in self._processes or not request.exec:
             raise Conflict(f"exec {request.exec!r} exists already")
-        terminal = bool(request.process.get("terminal"))
-        process = Process("", request.exec, terminal=terminal, stdin=request.stdin)
-        size = request.process.get("consoleSize") or {}
-        if terminal and size:
-            process.resize(int(size.get("height", 0)), int(size.get("width", 0)))
-        self._processes[request.exec] = (process, request.process)
-
-    def start(self, exec_id: str) -> Started:
-        process, given = self._processes.get(exec_id) or (self.get(exec_id), {})
-        if process.status != "created":
-            raise Conflict(f"exec {exec_id} has run already")
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+        process = Process.asked_for(request)
+        if stream is not None:
+            process.read_output(stream, 0)
         try:
-            asked = given.get("user") or {}
-            name = str(
-                asked.get("username") or f"{int(asked.get('uid', 0))}:{int(asked.get('gid', 0))}"
+            pid = _spawn(
+                process, bundle.process(request.process, _user(request.process), process.terminal)
             )
-            user = users.resolve(root, name, asked.get("additionalGids") or [])
-        finally:
-            os.close(root)
-        spec = bundle.process(given, user, process.terminal)
-        pid = _spawn(process, spec)
+        except BaseException:
+            process.close()
+            raise
+        self._processes[request.exec] = process
         process.started(pid)
         self._reaper.watch(pid, lambda code: self._ended(process, code))
         return Started(pid, process.started_ns)
@@ -69,7 +56,7 @@ class MachineProcesses:
         """Kills and forgets one; nothing if there is none."""
         if exec_id not in self._processes:
             return
-        process = self.get(exec_id)
+        process = self._processes[exec_id]
         if process.pid and self._reaper.kill(process.pid, signal.SIGKILL):
             await process.finished.wait()
         process.close()
@@ -78,6 +65,16 @@ class MachineProcesses:
     def _ended(self, process: Process, code: int) -> None:
         process.ended(code)
         self._emit(Exited(process.state()))
+
+
+def _user(process: dict[str, Any]) -> users.User:
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    try:
+        asked = process.get("user") or {}
+        name = asked.get("username") or f"{int(asked.get('uid', 0))}:{int(asked.get('gid', 0))}"
+        return users.resolve(root, str(name), asked.get("additionalGids") or [])
+    finally:
+        os.close(root)
 
 
 def _spawn(process: Process, spec: dict[str, Any]) -> int:
@@ -99,7 +96,6 @@ def _spawn(process: Process, spec: dict[str, Any]) -> int:
     if problem:
         os.waitpid(pid, 0)
         descriptors.close(master)
-        process.failed(problem)
         raise InvalidInput(problem)
     if process.terminal:
         process.take_terminal(master)

@@ -20,7 +20,7 @@ from hybrid.agent import descriptors
 from hybrid.agent.ring import Ring
 from hybrid.errors import Conflict, InvalidInput, Unavailable
 from hybrid.wire.journal import STDERR, STDOUT
-from hybrid.wire.messages import ProcessState
+from hybrid.wire.messages import ProcessState, StartExec
 from hybrid.wire.session import Stream
 
 Status = Literal["created", "running", "paused", "stopped"]
@@ -52,6 +52,21 @@ class Process:
         self._input_lock = asyncio.Lock()
         self._size = (0, 0)
 
+    @classmethod
+    def asked_for(cls, request: StartExec) -> Process:
+        """The process of an exec."""
+        given = request.process
+        process = cls(
+            request.container,
+            request.exec,
+            terminal=bool(given.get("terminal")),
+            stdin=request.stdin,
+        )
+        size = given.get("consoleSize") or {}
+        if process.terminal and size:
+            process.resize(int(size.get("height", 0)), int(size.get("width", 0)))
+        return process
+
     def __repr__(self) -> str:
         return f"<Process {self.container[:12]}/{self.exec[:12]} {self.status} pid={self.pid} {self.ring!r}>"
 
@@ -82,13 +97,6 @@ class Process:
         if self._outputs:
             asyncio.get_running_loop().call_later(_GRACE, self._give_up)
         self._more.set()
-
-    def failed(self, error: str) -> None:
-        """It could not be started."""
-        self.error = error
-        for descriptor in list(self._outputs):
-            self._close_output(descriptor)
-        self.ended(127)
 
     def close(self) -> None:
         """Forgets it: ends readers and closes everything."""

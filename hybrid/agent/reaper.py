@@ -23,6 +23,11 @@ def exit_code(status: int) -> int:
     return code if code >= 0 else 128 - code
 
 
+def _give_up(waiting: asyncio.Future[int]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
+
+
 class Reaper:
     """Knows the living children. All calls come from the event loop."""
 
@@ -97,13 +102,18 @@ class Reaper:
         finally:
             if null >= 0:
                 os.close(null)
-        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[int] = loop.create_future()
         self.watch(pid, lambda code: None if ended.done() else ended.set_result(code))
+        # A timer in place of wait_for and shield, which cost more than the rest of this.
+        timer = loop.call_later(timeout, _give_up, ended)
         try:
-            return await asyncio.wait_for(asyncio.shield(ended), timeout)
+            return await ended
         except (TimeoutError, asyncio.CancelledError):
             self.kill(pid, signal.SIGKILL)
             raise
+        finally:
+            timer.cancel()
 
     def _sweep(self) -> None:
         for pid in list(self._watched):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,23 @@ class Crun:
     def __init__(self, state: Path, reaper: Reaper) -> None:
         self.emulated = False
         self._root = state / "crun"
-        self._logs = state / "log"
-        self._logs.mkdir(exist_ok=True)
+        self._files = str(state / "calls")  # what is passed to and from crun, by the call's number
+        os.makedirs(self._files, exist_ok=True)
         self._reaper = reaper
         self._number = itertools.count(1)
 
     async def create(
-        self, container: str, bundle: Path, stdio: Sequence[int] | None, console: str = ""
+        self,
+        container: str,
+        bundle: Path,
+        program: str,
+        stdio: Sequence[int] | None,
+        console: str = "",
     ) -> int:
-        """Makes the container up to just before its program; returns its init's pid. ``console`` takes the terminal."""
+        """Makes the container up to just before its ``program``; returns its init's pid. ``console`` takes the
+        terminal."""
         arguments = ["--bundle", str(bundle), *(["--console-socket", console] if console else [])]
-        program = json.loads((bundle / "config.json").read_text())["process"]["args"][0]
-        return await self._start("create", arguments, [container], bundle / "pid", stdio, program)
+        return await self._start("create", [*arguments, container], stdio, program)
 
     async def start(self, container: str) -> None:
         """Lets the container's program run."""
@@ -72,20 +78,21 @@ class Crun:
         self,
         container: str,
         process: dict[str, Any],
-        directory: Path,
         stdio: Sequence[int] | None,
         console: str = "",
     ) -> int:
         """Starts one more process in the container; returns its pid. Descriptors above 2 in ``stdio`` are passed on."""
-        descriptors.write_private(directory / "process.json", json.dumps(process))
-        arguments = ["--detach", "--process", str(directory / "process.json")]
+        file = f"{self._files}/{next(self._number)}.json"
+        arguments = ["--detach", "--process", file]
         if console:
             arguments += ["--console-socket", console]
         if stdio is not None and len(stdio) > 3:
             arguments += ["--preserve-fds", str(len(stdio) - 3)]
-        return await self._start(
-            "exec", arguments, [container], directory / "pid", stdio, process["args"][0]
-        )
+        descriptors.write_private(file, json.dumps(process))
+        try:
+            return await self._start("exec", [*arguments, container], stdio, process["args"][0])
+        finally:
+            os.unlink(file)
 
     async def delete(self, container: str) -> None:
         """Kills what is left and removes crun's state and control groups; nothing if there is none."""
@@ -107,20 +114,23 @@ class Crun:
     async def _start(
         self,
         verb: str,
-        options: list[str],
-        operands: list[str],
-        pid_file: Path,
+        arguments: list[str],
         stdio: Sequence[int] | None,
         program: str,
     ) -> int:
-        pid_file.unlink(missing_ok=True)
-        await self._call([verb, "--pid-file", str(pid_file), *options, *operands], stdio, program)
-        return int(pid_file.read_text())
+        file = f"{self._files}/{next(self._number)}.pid"
+        try:
+            await self._call([verb, "--pid-file", file, *arguments], stdio, program)
+            with open(file, "rb", buffering=0) as written:
+                return int(written.read())
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(file)
 
     async def _call(
         self, arguments: list[str], stdio: Sequence[int] | None = None, program: str = ""
     ) -> None:
-        log = self._logs / str(next(self._number))
+        log = f"{self._files}/{next(self._number)}.log"
         argv = [PROGRAM, "--root", str(self._root), "--cgroup-manager", "cgroupfs"]
         argv += ["--log", f"file:{log}", *arguments]
         try:
@@ -134,7 +144,8 @@ class Crun:
         except TimeoutError:
             raise Unavailable(f"crun {arguments[0]} did not end in {_TIMEOUT:.0f} s") from None
         finally:
-            log.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(log)
 
     async def version(self) -> str:
         """``crun 1.21``; "" if there is none."""
@@ -166,9 +177,9 @@ def _without_time(line: str) -> str:
     return re.sub(r"^\d{4}-\d\d-\d\dT[\d:.]+Z?:?\s*", "", line).strip()
 
 
-def _read_log(log: Path) -> str:
+def _read_log(log: str) -> str:
     try:
-        with log.open("rb") as file:
+        with open(log, "rb") as file:
             return file.read(_LARGEST_LOG).decode("utf-8", "replace")
     except OSError:
         return ""

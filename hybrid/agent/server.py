@@ -96,7 +96,8 @@ class Agent:
         return service
 
     async def _handle(self, request: Request[Any], connection: Connection) -> object:
-        service = await asyncio.shield(self._load())
+        loading = self._load()
+        service = loading.result() if loading.done() else await asyncio.shield(loading)
         return await service.handle(request, connection)
 
     def _connected(self, connection: Connection) -> None:

@@ -182,22 +182,12 @@ class Service:
     async def _start(self, request: m.StartContainer, connection: Connection) -> m.Started:
         return await self._containers.start(self._containers.get(request.container))
 
-    async def _create_exec(self, request: m.CreateExec, connection: Connection) -> m.Empty:
-        if request.container:
-            await self._containers.create_exec(self._containers.get(request.container), request)
-        else:
-            self._machine.create(request)
-        return m.Empty()
-
     async def _start_exec(self, request: m.StartExec, connection: Connection) -> m.Started:
-        if request.stream:
-            process = self._process(request.container, request.exec)
-            process.read_output(connection.stream(request.stream), 0)
-        if request.container:
-            return await self._containers.start_exec(
-                self._containers.get(request.container), request.exec
-            )
-        return self._machine.start(request.exec)
+        stream = connection.stream(request.stream) if request.stream else None
+        if not request.container:
+            return self._machine.start(request, stream)
+        container = self._containers.get(request.container)
+        return await self._containers.start_exec(container, request, stream)
 
     async def _signal(self, request: m.Signal, connection: Connection) -> m.Empty:
         if not 0 < request.signal < signal.NSIG:
@@ -403,7 +393,6 @@ _METHODS: dict[type, Any] = {
     m.Shutdown: Service._shutdown,
     m.CreateContainer: Service._create,
     m.StartContainer: Service._start,
-    m.CreateExec: Service._create_exec,
     m.StartExec: Service._start_exec,
     m.Signal: Service._signal,
     m.Resize: Service._resize,
@@ -427,5 +416,5 @@ _METHODS: dict[type, Any] = {
     m.Probe: Service._probe,
 }
 _CHANGES = frozenset(
-    {m.CreateContainer, m.StartContainer, m.Pause, m.Update, m.CreateExec, m.StartExec, m.Delete}
+    {m.CreateContainer, m.StartContainer, m.Pause, m.Update, m.StartExec, m.Delete}
 )

@@ -11,6 +11,7 @@ from hybrid.agent import syscalls
 from hybrid.errors import InvalidInput
 
 _LARGEST_FILE = 4 << 20
+_BLOCK = 64 << 10
 _LARGEST_ID = (1 << 31) - 1
 
 
@@ -65,11 +66,13 @@ def read_text(root: int, path: str) -> str:
         descriptor = syscalls.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return ""
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    data = b""
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            while len(data) <= _LARGEST_FILE and (more := os.read(descriptor, _BLOCK)):
+                data += more
+    finally:
         os.close(descriptor)
-        return ""
-    with open(descriptor, "rb") as file:
-        data = file.read(_LARGEST_FILE + 1)
     if len(data) > _LARGEST_FILE:
         raise InvalidInput(f"{path} of the container is larger than {_LARGEST_FILE >> 20} MiB")
     return data.decode("utf-8", "surrogateescape")

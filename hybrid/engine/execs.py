@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from hybrid.engine import names
 from hybrid.engine.attach import Input
@@ -28,7 +28,6 @@ from hybrid.policy.process import DEFAULT_PATH, ExecRequest, exec_process
 from hybrid.wire import journal
 from hybrid.wire.messages import (
     AckOutput,
-    CreateExec,
     Delete,
     ProcessState,
     Resize,
@@ -102,26 +101,23 @@ class Exec:
             await stream.reset()
 
     async def begin(self, *, attached: bool) -> Started:
-        """Makes it run in the machine: all is asked at once, for an answer takes long on a slow machine."""
+        """Makes it run in the machine."""
         record, client = self.record, await self.machine.client()
-        stream = client.open() if attached else None
+        self._stream = client.open() if attached else None
         try:
-            create = CreateExec(
-                record.container, record.id, record.process, record.spec.attach_stdin
+            return await client.call(
+                StartExec(
+                    record.container,
+                    record.id,
+                    record.process,
+                    record.spec.attach_stdin,
+                    self._stream.id if self._stream else 0,
+                )
             )
-            start = StartExec(record.container, record.id, stream.id if stream else 0)
-            created, started = await asyncio.gather(
-                client.call(create), client.call(start), return_exceptions=True
-            )
-            for answer in (created, started):
-                if isinstance(answer, BaseException):
-                    raise answer
         except BaseException:
-            if stream is not None:
-                await stream.reset()
+            if self._stream is not None:
+                await self._stream.reset()
             raise
-        self._stream = stream
-        return cast(Started, started)
 
     def input(self) -> Input:
         async def ready() -> Machine:

@@ -6,7 +6,7 @@ Streams of bytes (stdio, tar archives, blobs) are opened by the host: it picks a
 and names it in the request.
 
 Words: a *process key* is ``container`` plus ``exec`` ("" is the container's own init).
-``container`` "" in ``CreateExec`` is the machine itself. The *journal* of a process is its output
+``container`` "" in ``StartExec`` is the machine itself. The *journal* of a process is its output
 as a sequence of records (see ``hybrid.wire.journal``), addressed by byte offset since the process
 was created; the agent keeps a bounded tail of it until it is acknowledged.
 """
@@ -188,21 +188,17 @@ class Started(Value):
 
 
 @value
-class CreateExec(Request["Empty"]):
-    """Readies one more process; it starts with ``StartExec``. ``process`` is an OCI runtime-spec process object."""
+class StartExec(Request["Started"]):
+    """Runs one more process. Nothing is left of one that cannot be started.
+
+    ``process`` is an OCI runtime-spec process object. ``stream`` gets its output from the first byte on, as
+    ``ReadOutput`` would; 0: nothing reads it yet.
+    """
 
     container: str  # "": on the machine itself
     exec: str
     process: dict[str, Any]
     stdin: bool = False
-
-
-@value
-class StartExec(Request["Started"]):
-    """``stream`` gets its output from the first byte on, as ``ReadOutput`` would; 0: nothing reads it yet."""
-
-    container: str
-    exec: str
     stream: int = 0
 
 

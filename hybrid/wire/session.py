@@ -324,11 +324,10 @@ class Session:
         await self._idle.wait()
 
     def open(self) -> Stream:
-        """A new stream (host only)."""
+        """A new stream (host only). The peer learns of it with the message that names it, which follows."""
         self.check()
         stream = Stream(self, self._mux.open())
         self._streams[stream.id] = stream
-        self._wake_writer()
         return stream
 
     def stream(self, number: int) -> Stream:

@@ -13,7 +13,6 @@ import pytest
 from hybrid.errors import Conflict, InvalidInput, NotFound, Unsupported
 from hybrid.wire.messages import (
     Configure,
-    CreateExec,
     Delete,
     Facts,
     List,
@@ -201,7 +200,7 @@ async def test_exec_runs_beside_the_container_with_its_rights(driver: Driver) ->
     assert out == "1000\n"
     await driver.client.call(Delete(name))
     with pytest.raises(NotFound):
-        await driver.client.call(CreateExec(name, "x", {"args": ["true"]}))
+        await driver.client.call(StartExec(name, "x", {"args": ["true"]}))
 
 
 async def test_only_crun_has_fixed_addresses_where_the_machine_is_emulated(driver: Driver) -> None:
@@ -219,8 +218,7 @@ async def test_an_exec_that_leaves_a_child_behind_still_ends(driver: Driver) -> 
 
 async def test_execs_end_with_their_container(driver: Driver) -> None:
     name = await driver.start(driver.request("sleep", "100"))
-    await driver.client.call(CreateExec(name, "e", {"args": ["sleep", "90"]}))
-    await driver.client.call(StartExec(name, "e"))
+    await driver.client.call(StartExec(name, "e", {"args": ["sleep", "90"]}))
     await driver.client.call(Signal(name, signal.SIGKILL))
     assert await driver.exited(name, "e") == 137
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hybrid.errors import Conflict, Unsupported
-from hybrid.wire.messages import CreateExec, Delete, Evidence, Interface, StartExec, Stats, Top
+from hybrid.wire.messages import Delete, Evidence, Interface, StartExec, Stats, Top
 from tests.agentdriver import CAPABILITIES, GROUP, Driver
 
 _numbers = itertools.count()
@@ -140,12 +140,10 @@ async def test_evidence_is_what_the_kernel_says(driver: Driver) -> None:
 
 async def test_a_shell_on_the_machine_itself(driver: Driver) -> None:
     process = {"args": ["sh", "-c", "echo $0 $HOME; id -u; exit 6"], "env": ["PATH=/bin:/usr/bin"]}
-    await driver.client.call(CreateExec("", "m1", process))
-    await driver.client.call(StartExec("", "m1"))
+    await driver.client.call(StartExec("", "m1", process))
     assert await driver.text("", "m1") == "sh /root\n0\n"
     assert await driver.exited("", "m1") == 6
     await driver.client.call(Delete("", "m1"))
     terminal = {"args": ["tty"], "terminal": True, "env": ["PATH=/bin:/usr/bin"]}
-    await driver.client.call(CreateExec("", "m2", terminal))
-    await driver.client.call(StartExec("", "m2"))
+    await driver.client.call(StartExec("", "m2", terminal))
     assert (await driver.text("", "m2")).startswith("/dev/pts/")

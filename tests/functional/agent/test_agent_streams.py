@@ -11,7 +11,6 @@ from hybrid.errors import Conflict, InvalidInput
 from hybrid.wire.journal import DROPPED, HEADER, Parser
 from hybrid.wire.messages import (
     AckOutput,
-    CreateExec,
     Delete,
     List,
     ReadOutput,
@@ -104,8 +103,7 @@ async def test_an_exec_with_a_terminal(driver: Driver) -> None:
     name = await driver.start(driver.request("sleep", "100"))
     process = {"args": ["stty", "size"], "terminal": True}
     process["consoleSize"] = {"height": 10, "width": 20}
-    await driver.client.call(CreateExec(name, "t", process))
-    await driver.client.call(StartExec(name, "t"))
+    await driver.client.call(StartExec(name, "t", process))
     assert await driver.text(name, "t") == "10 20\r\n"
     with pytest.raises(Conflict):
         await driver.client.call(Resize(name, 1, 1))

@@ -12,7 +12,6 @@ from hybrid.wire.journal import Parser
 from hybrid.wire.messages import (
     AckOutput,
     Configure,
-    CreateExec,
     Delete,
     Evidence,
     Facts,
@@ -59,8 +58,7 @@ async def test_the_guest_has_its_identity_and_is_locked_down(driver: Driver) -> 
     assert facts.agent_rss < 64 << 20
     script = "hostname; cat /run/machine-id | wc -c; cat /proc/sys/kernel/modules_disabled"
     process = {"args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
-    await driver.client.call(CreateExec("", "id", process))
-    await driver.client.call(StartExec("", "id"))
+    await driver.client.call(StartExec("", "id", process))
     assert await driver.text("", "id") == "tested\n33\n1\n"
     await driver.client.call(Delete("", "id"))
     with pytest.raises(Conflict):
@@ -102,8 +100,7 @@ async def test_exec_terminal_users_and_signals(driver: Driver) -> None:
     print(f"exec to its exit {time.monotonic() - begun:.2f} s")
     process = {"args": ["stty", "size"], "terminal": True, "env": ["PATH=/bin"]}
     process["consoleSize"] = {"height": 10, "width": 20}
-    await driver.client.call(CreateExec(name, "t", process))
-    await driver.client.call(StartExec(name, "t"))
+    await driver.client.call(StartExec(name, "t", process))
     assert await driver.text(name, "t") == "10 20\r\n"
     with pytest.raises(InvalidInput, match="executable file not found"):
         await driver.execute(name, "nosuch")

@@ -20,7 +20,7 @@ from hybrid.guest.build import build_guest
 from hybrid.guest.image import GuestImage
 from hybrid.guest.imagebuild import build_image
 from hybrid.paths import Paths, data_dir
-from hybrid.wire.messages import Configure, CreateExec, Shutdown, StartExec
+from hybrid.wire.messages import Configure, Shutdown, StartExec
 from tests.bareguest import BareGuest, bare_guest
 from tests.built import BUILT
 
@@ -111,9 +111,8 @@ async def test_without_its_agent_the_guest_powers_off(
     booted = boot(built)
     client = await booted.connect(120)
     process = {"args": ["killall", "-9", "python3"], "cwd": "/", "env": ["PATH=/usr/bin"]}
-    await client.call(CreateExec("", "end", process, False))
     with contextlib.suppress(HybridError):
-        await client.call(StartExec("", "end"), timeout=30)
+        await client.call(StartExec("", "end", process), timeout=30)
     assert booted.qemu.wait(60) == 0
     assert "the agent was killed by signal 9; powering off" in booted.log()
 

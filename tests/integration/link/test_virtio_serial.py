@@ -9,7 +9,7 @@ import pytest
 
 from hybrid.link.client import AgentClient
 from hybrid.wire.frame import FrameType, header
-from hybrid.wire.messages import CreateExec, Delete, Facts, ReadOutput, StartExec
+from hybrid.wire.messages import Delete, Facts, StartExec
 from tests.bareguest import BareGuest, run, shell
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
@@ -39,10 +39,9 @@ async def test_a_host_that_vanished_in_the_middle_is_replaced(
 ) -> None:
     dying = await guest.connect()
     boot = dying.hello.boot
-    await dying.call(CreateExec("", "flood", {"args": ["yes"], "cwd": "/", "env": []}))
     stream = dying.open()
-    await dying.call(ReadOutput("", stream.id, exec="flood"))
-    await dying.call(StartExec("", "flood"))
+    process = {"args": ["yes"], "cwd": "/", "env": []}
+    await dying.call(StartExec("", "flood", process, stream=stream.id))
     await stream.read()
     transport = dying._transport
     dying._session.lose("killed")  # as kill -9: what is under way stays half written

@@ -27,7 +27,7 @@ from hybrid.errors import Unavailable
 from hybrid.link import vsock
 from hybrid.link.client import AgentClient
 from hybrid.wire.journal import Parser
-from hybrid.wire.messages import AckOutput, CreateExec, Facts, ReadOutput, StartExec
+from hybrid.wire.messages import AckOutput, Facts, StartExec
 
 async def connect():
     for _ in range(100):
@@ -50,10 +50,8 @@ async def main():
         again = await connect()  # a new host replaces the one before
         await first.wait_closed()
         process = {"args": ["head", "-c", "4194304", "/dev/zero"], "cwd": "/", "env": ["PATH=/usr/bin"]}
-        await again.call(CreateExec("", "zeros", process))
         stream = again.open()
-        await again.call(ReadOutput("", stream.id, exec="zeros"))
-        await again.call(StartExec("", "zeros"))
+        await again.call(StartExec("", "zeros", process, stream=stream.id))
         parser, total, offset = Parser(), 0, 0
         while data := await stream.read():
             total += sum(len(record.data) for record in parser.feed(data))

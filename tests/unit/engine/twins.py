@@ -40,7 +40,7 @@ from hybrid.wire.value import Request
 
 @dataclass
 class FakeProcess:
-    request: m.CreateContainer | m.CreateExec
+    request: m.CreateContainer | m.StartExec
     status: str = "created"
     exit_code: int = 0
     journal: bytearray = field(default_factory=bytearray)
@@ -137,12 +137,11 @@ class FakeAgent:
                 return m.ProcessList([self._state(*item) for item in self.processes.items()])
             case m.CreateContainer():
                 self.processes[request.container, ""] = FakeProcess(request)
-            case m.CreateExec():
-                self.processes[request.container, request.exec] = FakeProcess(request)
             case m.StartContainer():
                 return self._start((request.container, ""))
             case m.StartExec():
                 key = (request.container, request.exec)
+                self.processes[key] = FakeProcess(request)
                 if request.stream:
                     self.spawn(
                         self._send(self.processes[key], connection.stream(request.stream), 0)
