@@ -184,6 +184,7 @@ class Networks:
                 self._endpoints[endpoint_id] = endpoint
                 self._claims.release(claimed)
                 raise
+            self._claims.turn_away(claimed)
             # UDP "connections" from before would go on to whoever answered the port until now.
             await self._netlink.forget_connections(endpoint.ip)
             return claimed

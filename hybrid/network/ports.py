@@ -1,15 +1,17 @@
 """Host ports held for published container ports.
 
 A claim is a socket bound to the published address: it finds out that somebody else listens there,
-and keeps others from doing so later. No connection ever reaches it, the ruleset translates the
-destination before. The sockets end with the daemon while the rules live on; a new daemon claims the
-same ports again.
+and keeps others from doing so later. No connection reaches it once the ruleset translates the
+destination; who came before that is turned away. The sockets end with the daemon while the rules
+live on; a new daemon claims the same ports again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,6 +22,8 @@ from hybrid.network.model import PortMapping
 # protocol, address, number
 Port = tuple[str, str, int]
 _ANY = "0.0.0.0"
+_EARLY = 128  # connections that may wait for the rules
+_RESET = struct.pack("ii", 1, 0)  # struct linger: closing resets at once
 _TAKEN = "port is already allocated"
 _TYPES = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -50,6 +54,17 @@ class PortClaims:
             raise
         return done
 
+    def turn_away(self, mappings: Iterable[PortMapping]) -> None:
+        """Ends the connections of those who came before the rules did: nobody would ever answer them."""
+        for mapping in mappings:
+            holder = self._held[_key(mapping)]
+            if mapping.protocol == "tcp":
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        early, _ = holder.accept()
+                        early.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        early.close()
+
     def release(self, mappings: Iterable[PortMapping]) -> None:
         """Lets others listen there; unknown ones are passed over."""
         for mapping in mappings:
@@ -79,7 +94,8 @@ class PortClaims:
                 holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             holder.bind((address, mapping.host_port))
             if mapping.protocol == "tcp":
-                holder.listen(0)
+                holder.listen(_EARLY)
+                holder.setblocking(False)
         except OSError as error:
             holder.close()
             raise _translated(error, f"Bind for {address}:{mapping.host_port} failed") from error

@@ -23,6 +23,19 @@ def test_a_claim_excludes_others_until_it_is_released(protocol: str) -> None:
     claims.close()
 
 
+def test_who_comes_before_the_rules_is_turned_away_and_the_port_stays_taken() -> None:
+    claims = PortClaims()
+    (real,) = claims.claim([PortMapping("127.0.0.1", 0, "", 80)])
+    early = [socket.create_connection(("127.0.0.1", real.host_port), 5) for _ in range(3)]
+    claims.turn_away([real])
+    for one in early:
+        with one, pytest.raises(ConnectionResetError):
+            one.recv(1)
+    with pytest.raises(Conflict):
+        PortClaims().claim([real])
+    claims.close()
+
+
 def test_all_or_none() -> None:
     claims = PortClaims()
     with socket.create_server(("127.0.0.1", 0)) as listener:
