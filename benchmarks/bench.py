@@ -50,6 +50,11 @@ class Bench:
         return self._stack.enter_context(rig(self.docker, {}))
 
     @cached_property
+    def booting(self) -> Rig:
+        """With guests that boot."""
+        return self._stack.enter_context(rig(self.docker, {"clones": False}))
+
+    @cached_property
     def floors(self) -> Floors:
         return Floors(self.hybrid.guest_command(), current(BUILT))
 

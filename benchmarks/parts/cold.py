@@ -17,7 +17,7 @@ RUNS = 7
 
 def measure(bench: Bench) -> Iterator[Figure]:
     sides = {
-        "hybrid": command([*bench.hybrid.cli, "run", "--rm", "busybox", "true"]),
+        "hybrid": command([*bench.booting.cli, "run", "--rm", "busybox", "true"]),
         "floor": bench.floors.boot,
     }
     times = turns(sides, bench.runs(RUNS))
