@@ -51,8 +51,10 @@ class Known:
         }
         self.networks = {one["Id"] for one in engine.call("GET", "/networks")}
         self.volumes = {one["Name"] for one in engine.call("GET", "/volumes")["Volumes"] or []}
-        machines = engine.call("GET", "/hybrid/machines")
-        self.machines = {one["Id"]: one["Status"] for one in machines}
+        self.machines = {one["Id"]: one["Status"] for one in engine.machines(all=True)}
+        self.guests = {
+            one for one, status in self.machines.items() if status in ("running", "ready")
+        }
 
 
 def leftovers(live: LiveDaemon, ever: Iterable[str] = ()) -> list[str]:
@@ -70,7 +72,7 @@ def leftovers(live: LiveDaemon, ever: Iterable[str] = ()) -> list[str]:
 
 
 def _processes(live: LiveDaemon, known: Known) -> Iterator[str]:
-    machines = {one for one, status in known.machines.items() if status == "running"}
+    machines = known.guests
     own = (str(live.paths.root), str(live.paths.run), f"hybrid-{live.paths.instance}")
     for pid, words in processes():
         if pid == live.pid or not any(text in word for word in words for text in own):
@@ -176,7 +178,7 @@ def _cgroups(live: LiveDaemon, known: Known, ever: set[str]) -> Iterator[str]:
 
 def _run_files(live: LiveDaemon, known: Known) -> Iterator[str]:
     run = live.paths.run
-    machines = {one[:ID_IN_PATH] for one, status in known.machines.items() if status == "running"}
+    machines = {one[:ID_IN_PATH] for one in known.guests}
     yield from _strangers(run, OWN_RUN)
     yield from _strangers(run / "m", machines)
     yield from _strangers(run / "net", known.networks)
@@ -198,11 +200,10 @@ def _root_files(live: LiveDaemon, known: Known) -> Iterator[str]:
         for entry in _entries(directory):
             if entry.name.startswith((".", "tmp")):
                 yield f"temporary file {entry}"
-    domains = {one for one, status in known.machines.items() if status == "running"}
     for pattern in ("log/qemu/*", "run/qemu/hybrid-*", "etc/qemu/*.xml", "lib/qemu/domain-*"):
         for entry in (root / "libvirt").glob(pattern):
             # libvirt itself shortens the last.
-            if not any(one[:ID_IN_LIBVIRT] in entry.name for one in domains):
+            if not any(one[:ID_IN_LIBVIRT] in entry.name for one in known.guests):
                 yield f"libvirt's {entry}"
 
 

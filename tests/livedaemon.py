@@ -126,8 +126,12 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
 
 
 @contextlib.contextmanager
-def live_daemon(*, guest: bool = False, root: Path | None = None) -> Iterator[LiveDaemon]:
-    """A daemon that is gone with all that it made when the block ends. ``root``: an empty directory for it."""
+def live_daemon(
+    *, guest: bool = False, root: Path | None = None, pool: int = 0
+) -> Iterator[LiveDaemon]:
+    """A daemon that is gone with all that it made when the block ends. ``root``: an empty directory for it; ``pool``:
+    how many guests stand ready.
+    """
     with contextlib.ExitStack() as stack:
         if root is None:
             made = tempfile.TemporaryDirectory(prefix="hybrid-", dir="/var/tmp")
@@ -137,6 +141,7 @@ def live_daemon(*, guest: bool = False, root: Path | None = None) -> Iterator[Li
             for built in (BUILT.guest, BUILT.tools):
                 (root / built.name).symlink_to(built)
         daemon = LiveDaemon(root)
+        daemon.paths.config.write_text(f"pool_size: {pool}\n")
         daemon.start()
         try:
             yield daemon

@@ -71,6 +71,7 @@ def origin_json(origin: GuestOrigin | None) -> dict[str, Any] | None:
         "TemplateAge": max(0, int(time.time()) - origin.template_made),
         "Created": times.rfc3339(origin.made * 1_000_000_000),
         "Memory": origin.memory,
+        "Taken": times.rfc3339(origin.taken * 1_000_000_000) if origin.taken else "",
         "Reseeded": origin.reseeded,
     }
 

@@ -91,13 +91,20 @@ def add(
     print(answer.get("Name", name))
 
 
-@verb(app, "ls", "hybrid machine ls", "hybrid machine ls --format json")
-def ls(ctx: typer.Context, quiet: Quiet = False, format_: Format = None) -> None:
+@verb(app, "ls", "hybrid machine ls", "hybrid machine ls --all", "hybrid machine ls --format json")
+def ls(
+    ctx: typer.Context,
+    all_: Annotated[
+        bool, typer.Option("--all", "-a", help="Also guests that stand ready and are nobody's yet.")
+    ] = False,
+    quiet: Quiet = False,
+    format_: Format = None,
+) -> None:
     """List machines."""
-    machines = engine(ctx).machines()
+    machines = engine(ctx).machines(all=all_)
     rows = [
         (
-            str(machine.get("Name", "")),
+            str(machine.get("Name") or f"({machine['Id'][:12]})"),
             str(machine.get("Provider", "")),
             str(machine.get("Status", "")),
             str(machine.get("Kernel", "")),

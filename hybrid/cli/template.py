@@ -34,10 +34,11 @@ def ls(ctx: typer.Context, quiet: Quiet = False, format_: Format = None) -> None
             format.age(template["Created"], now),
             format.size(template["Used"]),
             str(template["Clones"]),
+            str(template["Ready"]),
         )
         for template in templates
     ]
-    headings = ("TEMPLATE", "PROFILE", "CPUS", "MEMORY", "CREATED", "USED", "CLONES")
+    headings = ("TEMPLATE", "PROFILE", "CPUS", "MEMORY", "CREATED", "USED", "CLONES", "READY")
     emit(format.listing(format_, quiet, headings, rows, templates, [row[0] for row in rows]))
 
 

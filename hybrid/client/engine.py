@@ -229,8 +229,8 @@ class Engine:
         self.call("DELETE", f"/volumes/{_part(name)}", query={"force": force})
 
     # machines
-    def machines(self) -> list[Json]:
-        return _list(self.call("GET", "/hybrid/machines"))
+    def machines(self, *, all: bool = False) -> list[Json]:
+        return _list(self.call("GET", "/hybrid/machines", query={"all": all}))
 
     def machine(self, name: str) -> Json:
         return _object(self.call("GET", f"/hybrid/machines/{_part(name)}"))

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hybrid.engine.machine import ID_LIMIT, ID_RANGE
 from hybrid.errors import InvalidInput
-from hybrid.units import GIB, parse_size
+from hybrid.units import GIB, MIB, parse_size
 
 
 def _size(value: object) -> object:
@@ -51,6 +51,10 @@ class Config(BaseModel):
     """Whether new guests are cloned from templates; else each boots."""
     template_max_age: Duration = 24 * 3600
     """How long new guests are cloned from the same template (30m, 24h, or seconds); then a new one is made."""
+    pool_size: int = Field(default=2, ge=0, le=100)
+    """How many clones of each template in use stand ready, frozen, so that a container need not wait for its guest."""
+    pool_memory: Size = Field(default=512 * MIB, ge=0)
+    """How much memory of the host all that stand ready may take."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     def host_ids(self, instance: str) -> range:

@@ -12,10 +12,11 @@ from hybrid.engine.launch import Settings
 from hybrid.guest import image as guest_image
 from hybrid.guest import tools, zipapp
 from hybrid.image.store import ImageStore
+from hybrid.machine.pool import PoolLimits
 from hybrid.machine.profile import Accelerator
 from hybrid.machine.provider import Boot, Provider
-from hybrid.machine.providers.cloned import ClonedProvider
 from hybrid.machine.providers.host import HostProvider
+from hybrid.machine.providers.pooled import PooledProvider
 from hybrid.machine.providers.ssh import SshProvider
 from hybrid.machine.shares import ShareServer
 from hybrid.machine.template import Limits
@@ -37,11 +38,12 @@ def version() -> str:
 def engine(paths: Paths, config: Config) -> Engine:
     """The engine of one daemon; ``open`` it."""
     agent = zipapp.build(paths.root / "agent.pyz")
-    guest: Provider = ClonedProvider(
+    guest: Provider = PooledProvider(
         paths,
         config.libvirt_uri,
         Accelerator(config.accelerator),
         limits=Limits(enabled=config.clones, max_age=config.template_max_age),
+        pool=PoolLimits(config.pool_size, config.pool_memory),
     )
 
     def boot() -> Boot:

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from hybrid.engine.container import PlainDevices, PlainDisk, PlainShare
 from hybrid.errors import HybridError, Unavailable
 from hybrid.link.client import AgentClient
-from hybrid.machine.provider import Disk, Feature, Nic, Provider
+from hybrid.machine.provider import Disk, Feature, Nic, Pooling, Provider
 from hybrid.wire.messages import (
     Configure,
     Exited,
@@ -68,6 +68,7 @@ class GuestOrigin:
     made: int = 0
     memory: str = ""
     reason: str = ""
+    taken: int = 0
     reseeded: bool = False
 
 
@@ -162,10 +163,7 @@ class Machine:
 
     async def connect(self) -> None:
         """Makes the link and gives the machine its identity. Unavailable if the agent does not answer."""
-        transport = await self.provider.connect(self.id)
-        client = await AgentClient.connect(
-            transport, timeout=CONNECT_TIMEOUT, name=f"machine {self.record.name}"
-        )
+        client = await self._greeted(f"machine {self.record.name}")
         try:
             await self._configure(client)
         except BaseException:
@@ -175,6 +173,15 @@ class Machine:
         self._client = client
         self._strangers, self._linked_at = 0, time.monotonic()
         self._linked.set()
+
+    async def _greeted(self, name: str) -> AgentClient:
+        provider: object = self.provider
+        if isinstance(provider, Pooling) and (client := provider.client(self.id)) is not None:
+            client.name = name
+            return client
+        return await AgentClient.connect(
+            await self.provider.connect(self.id), timeout=CONNECT_TIMEOUT, name=name
+        )
 
     async def _configure(self, client: AgentClient) -> None:
         ours = self.record.kind == "guest"

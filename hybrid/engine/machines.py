@@ -184,7 +184,7 @@ class Machines:
         self, choice: Choice, container: str, devices: Devices, size: GuestSize
     ) -> Machine:
         """The machine of that choice, up, with the container's devices in it. Undo with ``release``."""
-        machine = self._reserve(choice, size)
+        machine = await self._reserve(choice, devices, size)
         machine.users[container] = Devices()
         try:
             async with machine.lock:
@@ -200,10 +200,13 @@ class Machines:
             raise
         return machine
 
-    def _reserve(self, choice: Choice, size: GuestSize) -> Machine:
+    async def _reserve(self, choice: Choice, devices: Devices, size: GuestSize) -> Machine:
         if choice.action == "existing":
             return self._machines[choice.machine]
-        return self._new("guest", choice.name, size, private=choice.private)
+        spare = ""
+        if choice.private and not choice.sharing and not devices.shares:
+            spare = await self.templates.take(size, devices.nics)
+        return self._new("guest", choice.name, size, private=choice.private, machine_id=spare)
 
     async def release(self, machine: Machine, container: str) -> None:
         """The container no longer uses the machine; what nobody uses any more is detached, or the guest ended."""
@@ -287,11 +290,12 @@ class Machines:
         explicit: bool = False,
         private: bool = False,
         remote: Remote | None = None,
+        machine_id: str = "",
     ) -> Machine:
         provider = self.backends.of(kind)
         profile = profiles.load(size.profile) if kind == "guest" else None
         record = MachineRecord(
-            id=HOST if kind == "host" else names.new_id()[:MACHINE_ID_LENGTH],
+            id=HOST if kind == "host" else machine_id or names.new_id()[:MACHINE_ID_LENGTH],
             name=name,
             kind=kind,
             provider=provider.name,

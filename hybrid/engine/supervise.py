@@ -81,7 +81,8 @@ class Supervisor:
         record.health = Health() if record.spec.health and record.spec.health.test else None
         try:
             self._save(record)
-            machine = await self._launcher.launch(container, self._follow)
+            with self._machines.templates.starting():
+                machine = await self._launcher.launch(container, self._follow)
         except BaseException as error:
             self._failed(container, error)
             raise

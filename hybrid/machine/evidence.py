@@ -22,6 +22,16 @@ _OWN_DEVICES = frozenset(
 _NOT_A_FILE = re.compile(r"/memfd:|/dev/zero \(deleted\)|[a-z_]+:")
 
 
+def private_memory(pid: int) -> int:
+    """Bytes of the host's memory that only this process has; 0 if it is gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    # Not Private_Dirty: that counts pages of a shared file in memory as well.
+    return int(status_fields(rollup)["Anonymous"].split()[0]) << 10
+
+
 def status_fields(text: str) -> dict[str, str]:
     """/proc/PID/status as a dict."""
     return {

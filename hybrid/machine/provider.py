@@ -16,6 +16,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -24,6 +25,7 @@ from hybrid.errors import InvalidInput
 from hybrid.machine.profile import MachineProfile
 
 if TYPE_CHECKING:
+    from hybrid.link.client import AgentClient
     from hybrid.link.transport import Transport
 
 ROOT_SERIAL = "hybrid-root"
@@ -157,7 +159,8 @@ class Origin:
     """How a guest came to be: ``boot``, or ``clone`` of a template. Moments are seconds since the epoch.
 
     ``memory`` of a clone: ``private`` (copies of the pages that it changes) or ``copied`` (a file of its own, which
-    file servers of shares can be given). ``reason`` says why it was booted.
+    file servers of shares can be given). ``reason`` says why it was booted. ``taken``: when a clone that stood ready
+    was taken from the pool; 0: it was made when it was needed.
     """
 
     kind: str
@@ -166,11 +169,14 @@ class Origin:
     made: int = 0
     memory: str = ""
     reason: str = ""
+    taken: int = 0
 
 
 @dataclass(frozen=True)
 class TemplateInfo:
-    """A template as people see it. ``used`` is the host's memory that it takes, in bytes."""
+    """A template as people see it. ``used`` is the host's memory that it takes, in bytes; ``ready``: how many clones
+    of it stand ready.
+    """
 
     key: str
     profile: str
@@ -180,6 +186,26 @@ class TemplateInfo:
     took: float
     used: int
     clones: int
+    ready: int = 0
+
+
+@dataclass(frozen=True)
+class PoolInfo:
+    """How many clones of each template are to stand ready, and how many bytes of memory all may take and do take."""
+
+    size: int
+    limit: int
+    used: int
+
+
+@dataclass(frozen=True)
+class SpareInfo:
+    """A clone that stands ready. ``used`` as the template's."""
+
+    id: str
+    template: str
+    made: float
+    used: int
 
 
 @dataclass(frozen=True)
@@ -308,4 +334,29 @@ class Cloning(Protocol):
 
     def remove_template(self, reference: str) -> str:
         """Drops the template whose key begins so; clones of it run on. Its key; NotFound if there is none."""
+        ...
+
+
+@runtime_checkable
+class Pooling(Cloning, Protocol):
+    """Also implemented by providers that have clones stand ready: made, and frozen before they have an identity."""
+
+    def pool(self) -> PoolInfo: ...
+
+    def spares(self) -> list[SpareInfo]: ...
+
+    async def take(self, request: MachineRequest) -> str:
+        """The id of a spare clone for a machine like ``request``; "" if there is none.
+
+        It is the caller's: ``create`` of a machine of that id makes it that machine (or makes one, should it turn out
+        dead), ``destroy`` ends it.
+        """
+        ...
+
+    def starting(self) -> AbstractContextManager[None]:
+        """To be held while a container is started: what stands ready is not replaced meanwhile."""
+        ...
+
+    def client(self, machine_id: str) -> AgentClient | None:
+        """The link to the agent of a machine that stood ready, for its taker, once; None: ``connect``."""
         ...

@@ -58,6 +58,9 @@ class Template:
     def age(self) -> float:
         return max(0.0, time.time() - self.made)
 
+    def is_old(self, max_age: float) -> bool:
+        return self.age > max_age
+
     @property
     def used(self) -> int:
         """Bytes of the host's memory."""
@@ -65,7 +68,7 @@ class Template:
 
     def problem(self, max_age: float) -> str:
         """Why it must not be used; empty if it may be."""
-        if self.age > max_age:
+        if self.is_old(max_age):
             return f"it is {self.age:.0f} s old"
         if not (memory.is_sealed(self.memory) and memory.is_sealed(self.state)):
             return "its memory is not sealed"
@@ -142,6 +145,14 @@ class Templates:
                     self._asked.add(key)
                     return None
                 template = await self._make(key, build)
+            if template is not None:
+                template.users += 1
+            return template
+
+    async def borrow(self, key: str) -> Template | None:
+        """The template of that key if there is one, as ``take`` gives it; none is made."""
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            template = await self._usable(key)
             if template is not None:
                 template.users += 1
             return template

@@ -187,12 +187,14 @@ def _origin(origin: dict[str, Any]) -> Check:
         return Check("vm", "origin", True, "booted")
     age = max(0, origin.get("made", 0) - origin.get("template_made", 0))
     reseeded = bool(origin.get("reseeded"))
+    taken = int(origin.get("taken", 0))
+    ready = f"; stood ready for {max(0, taken - origin.get('made', 0))} s" if taken else ""
     return Check(
         "vm",
         "origin",
         reseeded,
         f"clone of template {origin.get('template')}, which was {age} s old then;"
-        f" {'reseeded first thing' if reseeded else 'NOT reseeded'}; memory {origin.get('memory')}",
+        f" {'reseeded first thing' if reseeded else 'NOT reseeded'}; memory {origin.get('memory')}{ready}",
     )
 
 

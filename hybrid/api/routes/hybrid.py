@@ -15,7 +15,7 @@ from hybrid.engine.backends import GuestSize
 from hybrid.engine.engine import Engine
 from hybrid.engine.machine import Machine
 from hybrid.errors import Forbidden, InvalidInput
-from hybrid.machine.provider import Remote, TemplateInfo
+from hybrid.machine.provider import Remote, SpareInfo, TemplateInfo
 
 
 def setup(app: web.Application, hybrid_version: str) -> None:
@@ -30,6 +30,7 @@ def setup(app: web.Application, hybrid_version: str) -> None:
                 "Providers": summary.providers,
                 "Machines": summary.machines,
                 "Clones": engine.machines.templates.state(),
+                "Pool": pool_json(engine),
                 "Warnings": summary.warnings,
             }
         )
@@ -48,6 +49,26 @@ def setup(app: web.Application, hybrid_version: str) -> None:
     add(app, "GET", "/hybrid/templates", templates)
     add(app, "POST", "/hybrid/templates", build_template)
     add(app, "DELETE", "/hybrid/templates/{key}", remove_template)
+
+
+def pool_json(engine: Engine) -> dict[str, int]:
+    """What stands ready: how many of each template are to, how many do, and bytes of memory for all."""
+    pool = engine.machines.templates.pool()
+    ready = len(engine.machines.templates.spares())
+    return {"Size": pool.size, "Ready": ready, "Memory": pool.used, "MemoryLimit": pool.limit}
+
+
+def spare_json(spare: SpareInfo) -> dict[str, Any]:
+    """A clone that stands ready, in a list of machines. It has no name before it is somebody's."""
+    return {
+        "Id": spare.id,
+        "Name": "",
+        "Kind": "guest",
+        "Status": "ready",
+        "Created": times.rfc3339(int(spare.made * 1e9)),
+        "Template": spare.template,
+        "Used": spare.used,
+    }
 
 
 def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
@@ -87,7 +108,11 @@ def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
 
 async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
-    return json_response([machine_json(engine, machine) for machine in engine.machines.all()])
+    engine = engine_of(request)
+    found = [machine_json(engine, machine) for machine in engine.machines.all()]
+    if query.flag(request.query, "all"):
+        found += [spare_json(one) for one in engine.machines.templates.spares()]
+    return json_response(found)
 
 
 async def inspect(request: web.Request) -> web.Response:
@@ -196,6 +221,7 @@ def template_json(info: TemplateInfo) -> dict[str, Any]:
         "BuildSeconds": round(info.took, 3),
         "Used": info.used,
         "Clones": info.clones,
+        "Ready": info.ready,
     }
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hybrid.client.address import UnixAddress
-from hybrid.client.engine import Engine, Json
-from hybrid.errors import HybridError
+from hybrid.client.engine import Json
 from tests.leftovers import nothing_left, processes
 from tests.livedaemon import BUILT, LiveDaemon, until
+
+from .conftest import kill_during
 
 pytestmark = [
     pytest.mark.guest,
@@ -129,21 +126,6 @@ def test_the_daemon_dies_while_a_machine_is_made(live: LiveDaemon, moment: float
     kill_during(live, moment, lambda engine: engine.call("POST", "/hybrid/machines", body=body))
     assert "made" not in live.out("machine", "ls")
     nothing_left(live)
-
-
-def kill_during(live: LiveDaemon, moment: float, request: Callable[[Engine], object]) -> None:
-    """Kills the daemon so long after the request was sent; then another one is there."""
-
-    def send() -> None:
-        with contextlib.suppress(HybridError, OSError):
-            request(Engine(UnixAddress(live.paths.socket)))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    time.sleep(moment)
-    live.kill()
-    thread.join()
-    live.out("info")
 
 
 def test_too_little_memory(live: LiveDaemon) -> None:

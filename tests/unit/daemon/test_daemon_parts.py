@@ -17,9 +17,12 @@ def test_without_a_file_all_is_default(tmp_path: Path) -> None:
 
 
 def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
-    (tmp_path / "daemon.yaml").write_text("writable_size: 1g\naccelerator: tcg\n")
+    (tmp_path / "daemon.yaml").write_text(
+        "writable_size: 1g\naccelerator: tcg\npool_size: 0\npool_memory: 100m\n"
+    )
     loaded = config.load(tmp_path / "daemon.yaml")
     assert (loaded.writable_size, loaded.accelerator) == (1 << 30, "tcg")
+    assert (loaded.pool_size, loaded.pool_memory) == (0, 100 << 20)
 
 
 @pytest.mark.parametrize("text", ["nope: 1", "accelerator: fast", "writable_size: 1", "[", "- a"])
@@ -34,6 +37,8 @@ def test_a_bad_file_names_the_field(tmp_path: Path, text: str) -> None:
     [
         ("nope: 1", "unknown key 'nope'; there are: accelerator, "),
         ("writable_size: 3x", "writable_size: invalid size: '3x'"),
+        ("pool_size: -1", "pool_size: input should be greater than or equal to 0"),
+        ("pool_memory: much", "pool_memory: invalid size: 'much'"),
         ("policy: [", "line 2: not YAML: "),
         ("- a", "not a mapping"),
     ],
