@@ -129,8 +129,8 @@ def until(condition: Callable[[], object], deadline: float = DEADLINE) -> None:
 def live_daemon(
     *, guest: bool = False, root: Path | None = None, pool: int = 0
 ) -> Iterator[LiveDaemon]:
-    """A daemon that is gone with all that it made when the block ends. ``root``: an empty directory for it; ``pool``:
-    how many guests stand ready.
+    """A daemon that is gone with all that it made when the block ends. ``root``: a directory for it, empty but for
+    its configuration; without one ``pool`` says how many guests stand ready.
     """
     with contextlib.ExitStack() as stack:
         if root is None:
@@ -141,7 +141,8 @@ def live_daemon(
             for built in (BUILT.guest, BUILT.tools):
                 (root / built.name).symlink_to(built)
         daemon = LiveDaemon(root)
-        daemon.paths.config.write_text(f"pool_size: {pool}\n")
+        if not daemon.paths.config.exists():
+            daemon.paths.config.write_text(f"pool_size: {pool}\n")
         daemon.start()
         try:
             yield daemon
