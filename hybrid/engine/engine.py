@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from hybrid.engine import rehearsal
 from hybrid.engine.archives import Archives
 from hybrid.engine.backends import Backends
 from hybrid.engine.containers import Containers
@@ -12,7 +13,7 @@ from hybrid.engine.evidence import Prover
 from hybrid.engine.execs import Execs
 from hybrid.engine.health import HealthChecks
 from hybrid.engine.images import Images
-from hybrid.engine.launch import Launcher, Settings
+from hybrid.engine.launch import GUEST_IDS, Launcher, Settings
 from hybrid.engine.machine import settle
 from hybrid.engine.machines import Machines
 from hybrid.engine.networks import Networks
@@ -49,6 +50,9 @@ class Engine:
         self.volumes = Volumes(paths, self._store, self.events, self.containers.records)
         self.networks = Networks(self._store, self.events, fabric, self.containers.records)
         self.machines = Machines(paths, self._store, self.events, backends)
+        self.machines.templates.rehearse(
+            lambda layer: rehearsal.request(settings.policy, layer, GUEST_IDS[0])
+        )
         self.execs = Execs(self._store, find, publish)
         self.observation = Observation(self.containers)
         self.prover = Prover(self.containers, lambda: settings.policy, backends.probe)

@@ -16,6 +16,7 @@ from hybrid.machine.provider import (
     Nic,
     PoolInfo,
     Pooling,
+    Rehearsal,
     SpareInfo,
     TemplateInfo,
 )
@@ -86,6 +87,11 @@ class TemplateKeeper:
         """The id of a clone that stands ready for a guest of that size, without shares; "" if there is none."""
         pooling = self._pooling()
         return "" if pooling is None else await pooling.take(self._request(size, tuple(nics)))
+
+    def rehearse(self, container: Rehearsal) -> None:
+        """Clones that stand ready have run that container once, where that pays."""
+        if (pooling := self._pooling()) is not None:
+            pooling.rehearse(container)
 
     def starting(self) -> AbstractContextManager[None]:
         """To be held while a container is started: it must not wait for the pool."""

@@ -27,6 +27,7 @@ from hybrid.machine.profile import MachineProfile
 if TYPE_CHECKING:
     from hybrid.link.client import AgentClient
     from hybrid.link.transport import Transport
+    from hybrid.wire.messages import CreateContainer
 
 ROOT_SERIAL = "hybrid-root"
 AGENT_PORT_NAME = "hybrid.agent"
@@ -45,6 +46,7 @@ _DEVICE = re.compile(r"[0-9A-Za-z_.-]{1,15}")
 _MACHINE_ID = re.compile(r"[0-9a-z][0-9a-zA-Z_.-]{0,63}")
 
 StoppedCallback = Callable[[str, str], None]
+Rehearsal = Callable[[str], "CreateContainer"]
 
 
 class Feature(enum.Enum):
@@ -350,6 +352,13 @@ class Pooling(Cloning, Protocol):
 
         It is the caller's: ``create`` of a machine of that id makes it that machine (or makes one, should it turn out
         dead), ``destroy`` ends it.
+        """
+        ...
+
+    def rehearse(self, container: Rehearsal) -> None:
+        """Each clone runs that container once before it stands ready, where that pays.
+
+        ``container`` is given the serial of the disk with its only layer: the guest's root image.
         """
         ...
 

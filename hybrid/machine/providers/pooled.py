@@ -7,6 +7,7 @@ clone, and plugs in what the container needs.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import secrets
@@ -20,13 +21,23 @@ from hybrid.link.client import AgentClient
 from hybrid.machine import evidence, hostfacts
 from hybrid.machine.design import HostFacts
 from hybrid.machine.pool import Pool, PoolLimits, Spare
-from hybrid.machine.provider import MachineRequest, PoolInfo, SpareInfo, TemplateInfo
+from hybrid.machine.profile import Accelerator
+from hybrid.machine.provider import (
+    Disk,
+    MachineRequest,
+    PoolInfo,
+    Rehearsal,
+    SpareInfo,
+    TemplateInfo,
+)
 from hybrid.machine.providers.cloned import ClonedProvider
 from hybrid.machine.template import Template
+from hybrid.wire.messages import CreateContainer, Delete, ReadOutput, StartContainer
 
 log = logging.getLogger(__name__)
 _ANSWER = 60.0  # seconds for a clone's agent to answer
 _NAME = "spare"
+_ROOT = "rehearsal"  # the serial of the disk that a rehearsal's container is on
 
 
 class PooledProvider(ClonedProvider):
@@ -37,6 +48,7 @@ class PooledProvider(ClonedProvider):
         self._pool = Pool(pool or PoolLimits(), self.destroy)
         self._taken: set[str] = set()  # given out; ``create`` has not been asked for them yet
         self._clients: dict[str, AgentClient] = {}
+        self._rehearsal: Rehearsal | None = None
 
     async def open(self) -> None:
         await super().open()
@@ -66,6 +78,9 @@ class PooledProvider(ClonedProvider):
         made = await super().build_template(request)
         self._want(made.key, request, await self._facts(request))
         return made
+
+    def rehearse(self, container: Rehearsal) -> None:
+        self._rehearsal = container
 
     def starting(self) -> AbstractContextManager[None]:
         return self._pool.starting()
@@ -117,6 +132,22 @@ class PooledProvider(ClonedProvider):
         if not request.shares and not request.shares_later:
             self._want(template.key, request, facts)
 
+    async def _rehearse(
+        self, request: MachineRequest, client: AgentClient, container: CreateContainer
+    ) -> None:
+        assert request.boot is not None
+        await self.attach_disk(request.id, Disk(_ROOT, request.boot.root, True))
+        await client.call(container)
+        output = client.open()
+        await client.call(ReadOutput(container.container, output.id))
+        await client.call(StartContainer(container.container))
+        async with asyncio.timeout(_ANSWER):
+            async for _ in client.events():
+                break  # its end, the only one there is
+        await output.reset()
+        await client.call(Delete(container.container))
+        await self.detach_disk(request.id, _ROOT)
+
     def _want(self, key: str, request: MachineRequest, facts: HostFacts) -> None:
         shape = replace(request, name=_NAME, disks=(), nics=(), shares=(), shares_later=False)
         self._pool.want(key, functools.partial(self._spare, key, shape, facts))
@@ -133,9 +164,11 @@ class PooledProvider(ClonedProvider):
             self._templates.release(template)
         guest = self._guests[request.id]
         async with self._destroyed_on_failure(guest):
-            self._clients[request.id] = await AgentClient.connect(
+            client = self._clients[request.id] = await AgentClient.connect(
                 await self.connect(request.id), timeout=_ANSWER, name=f"{_NAME} {request.id[:12]}"
             )
+            if self._rehearsal is not None and facts.accelerator is Accelerator.TCG:
+                await self._rehearse(request, client, self._rehearsal(_ROOT))
             await self._hypervisor.freeze(guest.name)
 
         def problem() -> str:
