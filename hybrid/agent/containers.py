@@ -214,7 +214,7 @@ class Containers:
                 lambda stdio, socket: self._crun.create(
                     request.container,
                     container.directory,
-                    container.config["process"]["args"][0],
+                    container.config["process"],
                     stdio,
                     socket,
                 ),
@@ -310,6 +310,7 @@ class Containers:
             "apparmorProfile",
             "selinuxLabel",
             "rlimits",
+            "oomScoreAdj",
             "env",
             "cwd",
         )

@@ -14,8 +14,6 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from hybrid.agent import syscalls
-
 
 def exit_code(status: int) -> int:
     """A wait status as Docker counts: the exit code, or 128 + n for a death by signal n."""
@@ -47,12 +45,15 @@ class Reaper:
             yield
         finally:
             self._starts -= 1
-            self._sweep()
+            if not self._starts:
+                asyncio.get_running_loop().call_soon(self._sweep)
 
     def watch(self, pid: int, ended: Callable[[int], None]) -> None:
-        """Calls ``ended(exit code)`` once when the child ``pid`` has ended (soon, if it has already)."""
+        """Calls ``ended(exit code)`` once, soon after the child ``pid`` has ended.
+
+        To be called inside ``starting`` (which sees to what has ended by then), or at once after the fork.
+        """
         self._watched[pid] = ended
-        asyncio.get_running_loop().call_soon(self._sweep)
 
     def kill(self, pid: int, number: int) -> bool:
         """Signals a watched child; False if it has ended."""
@@ -68,13 +69,12 @@ class Reaper:
         stdio: Sequence[int] | None = None,
         timeout: float = 60.0,
         *,
-        fixed_addresses: bool = False,
+        inheriting: AbstractContextManager[None] | None = None,
     ) -> int:
-        """Runs a program to its end and returns its exit code; ``stdio`` are its
-        descriptors from 0 on, None is /dev/null. It is killed on timeout."""
-        layout = syscalls.fixed_addresses() if fixed_addresses else nullcontext()
+        """Runs a program to its end and returns its exit code; ``stdio`` are its descriptors from 0 on, None is
+        /dev/null. It inherits what this process has inside ``inheriting``. It is killed on timeout."""
         with self.starting():
-            return await self._run(argv, environment, stdio, timeout, layout)
+            return await self._run(argv, environment, stdio, timeout, inheriting or nullcontext())
 
     async def _run(
         self,
@@ -82,7 +82,7 @@ class Reaper:
         environment: Mapping[str, str],
         stdio: Sequence[int] | None,
         timeout: float,
-        layout: AbstractContextManager[None],
+        inheriting: AbstractContextManager[None],
     ) -> int:
         null = -1
         if stdio is None:
@@ -90,7 +90,7 @@ class Reaper:
             stdio = (null, null, null)
         try:
             actions = [(os.POSIX_SPAWN_DUP2, source, number) for number, source in enumerate(stdio)]
-            with layout:
+            with inheriting:
                 pid = os.posix_spawnp(
                     argv[0],
                     list(argv),

@@ -6,12 +6,12 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hybrid.agent import descriptors
+from hybrid.agent import descriptors, limits, syscalls
 from hybrid.agent.reaper import Reaper
 from hybrid.errors import HybridError, Internal, InvalidInput, Unavailable, Unsupported
 
@@ -61,14 +61,14 @@ class Crun:
         self,
         container: str,
         bundle: Path,
-        program: str,
+        process: dict[str, Any],
         stdio: Sequence[int] | None,
         console: str = "",
     ) -> int:
-        """Makes the container up to just before its ``program``; returns its init's pid. ``console`` takes the
-        terminal."""
+        """Makes the container up to just before its program, that of the config's ``process``; returns its init's pid.
+        ``console`` takes the terminal."""
         arguments = ["--bundle", str(bundle), *(["--console-socket", console] if console else [])]
-        return await self._start("create", [*arguments, container], stdio, program)
+        return await self._start("create", [*arguments, container], stdio, process)
 
     async def start(self, container: str) -> None:
         """Lets the container's program run."""
@@ -90,7 +90,7 @@ class Crun:
             arguments += ["--preserve-fds", str(len(stdio) - 3)]
         descriptors.write_private(file, json.dumps(process))
         try:
-            return await self._start("exec", [*arguments, container], stdio, process["args"][0])
+            return await self._start("exec", [*arguments, container], stdio, process)
         finally:
             os.unlink(file)
 
@@ -116,11 +116,11 @@ class Crun:
         verb: str,
         arguments: list[str],
         stdio: Sequence[int] | None,
-        program: str,
+        process: dict[str, Any],
     ) -> int:
         file = f"{self._files}/{next(self._number)}.pid"
         try:
-            await self._call([verb, "--pid-file", file, *arguments], stdio, program)
+            await self._call([verb, "--pid-file", file, *arguments], stdio, process)
             with open(file, "rb", buffering=0) as written:
                 return int(written.read())
         finally:
@@ -128,16 +128,20 @@ class Crun:
                 os.unlink(file)
 
     async def _call(
-        self, arguments: list[str], stdio: Sequence[int] | None = None, program: str = ""
+        self,
+        arguments: list[str],
+        stdio: Sequence[int] | None = None,
+        process: dict[str, Any] | None = None,
     ) -> None:
         log = f"{self._files}/{next(self._number)}.log"
         argv = [PROGRAM, "--root", str(self._root), "--cgroup-manager", "cgroupfs"]
         argv += ["--log", f"file:{log}", *arguments]
         try:
             code = await self._reaper.run(
-                argv, _ENVIRONMENT, stdio, _TIMEOUT, fixed_addresses=self.emulated
+                argv, _ENVIRONMENT, stdio, _TIMEOUT, inheriting=self._inherited(process)
             )
             if code:
+                program = process["args"][0] if process else ""
                 raise failure(arguments[0], _read_log(log) or f"exit code {code}", program)
         except FileNotFoundError:
             raise Unsupported("crun is not installed on this machine") from None
@@ -146,6 +150,15 @@ class Crun:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(log)
+
+    @contextmanager
+    def _inherited(self, process: dict[str, Any] | None) -> Iterator[None]:
+        with ExitStack() as stack:
+            if self.emulated:
+                stack.enter_context(syscalls.fixed_addresses())
+            if process is not None:
+                stack.enter_context(limits.out_of_memory_score(process["oomScoreAdj"]))
+            yield
 
     async def version(self) -> str:
         """``crun 1.21``; "" if there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
@@ -153,26 +152,24 @@ def rlimits(items: Sequence[Rlimit]) -> list[dict[str, Any]]:
 
 
 def exec_process(container: Mapping[str, Any], request: ExecRequest) -> dict[str, Any]:
-    """The process of an exec: confined as the container's own ``process`` (capabilities, seccomp
-    and no_new_privs carry over), with the request's command, user, directory and further
-    environment.
+    """The process of an exec: as the container's own ``process``, with the request's command, user, directory
+    and further environment. What is left out (capabilities, no_new_privs, limits) the agent takes from the
+    container, so an exec is confined as it is.
     """
     if request.privileged:
         raise Forbidden(
             "a privileged exec is refused: it would step over the container's inner boundary; "
             "start the container with the capabilities it needs (--cap-add)"
         )
-    process = copy.deepcopy(dict(container))
-    process["args"] = arguments(request.args)
-    process["env"] = merge_env(container.get("env", []), request.env)
+    process: dict[str, Any] = {
+        "args": arguments(request.args),
+        "env": merge_env(container.get("env", []), request.env),
+        "cwd": working_directory(request.cwd) if request.cwd else container["cwd"],
+        "user": user(request.user) if request.user else container["user"],
+        "terminal": request.terminal,
+    }
     if request.terminal and not any(item.startswith("TERM=") for item in process["env"]):
         process["env"].append("TERM=xterm")
-    if request.user:
-        process["user"] = user(request.user)
-    if request.cwd:
-        process["cwd"] = working_directory(request.cwd)
-    process["terminal"] = request.terminal
-    process.pop("consoleSize", None)
     if request.terminal and request.rows and request.columns:
         process["consoleSize"] = {"height": request.rows, "width": request.columns}
     return process

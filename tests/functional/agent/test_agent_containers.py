@@ -203,6 +203,13 @@ async def test_exec_runs_beside_the_container_with_its_rights(driver: Driver) ->
         await driver.client.call(StartExec(name, "x", {"args": ["true"]}))
 
 
+async def test_an_exec_has_the_containers_limits(driver: Driver) -> None:
+    limits = {"rlimits": [{"type": "RLIMIT_CORE", "soft": 512, "hard": 512}], "oomScoreAdj": 500}
+    name = await driver.start(driver.request("sleep", "100", process=limits))
+    script = "ulimit -c; cat /proc/self/oom_score_adj"
+    assert (await driver.execute(name, "sh", "-c", script))[1] == "1\n500\n"
+
+
 async def test_only_crun_has_fixed_addresses_where_the_machine_is_emulated(driver: Driver) -> None:
     await driver.client.call(Configure("m1", "", 0, b"", False, emulated=True))
     found = await address_spaces(driver)

@@ -97,6 +97,8 @@ async def test_exec_terminal_users_and_signals(driver: Driver) -> None:
     name = await driver.start(driver.request("sleep", "1000"))
     begun = time.monotonic()
     assert (await driver.execute(name, "id", "-u", user={"username": "ann"}))[1] == "1000\n"
+    # the agent is spared by the out-of-memory killer, what runs in containers is not
+    assert (await driver.execute(name, "cat", "/proc/self/oom_score_adj"))[1] == "0\n"
     print(f"exec to its exit {time.monotonic() - begun:.2f} s")
     process = {"args": ["stty", "size"], "terminal": True, "env": ["PATH=/bin"]}
     process["consoleSize"] = {"height": 10, "width": 20}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.agent import archives, cgroups, limits, options, reaper, runtime, stats, top
+from hybrid.agent import archives, cgroups, limits, options, reaper, runtime, stats, syscalls, top
 from hybrid.errors import HybridError, Internal, InvalidInput, Unsupported
 
 
@@ -48,11 +48,14 @@ def test_exit_codes_are_dockers() -> None:
 async def test_a_program_is_started_with_fixed_addresses_where_asked(tmp_path: Path) -> None:
     starter = reaper.Reaper()
     starter.install()
-    for fixed, personality in ((True, "00040000"), (False, "00000000")):
+    for inheriting, personality in (
+        (syscalls.fixed_addresses(), "00040000"),
+        (None, "00000000"),
+    ):
         with (tmp_path / "out").open("w+") as out:
             stdio = (os.open(os.devnull, os.O_RDONLY), out.fileno(), 2)
             argv = ["cat", "/proc/self/personality"]
-            assert await starter.run(argv, os.environ, stdio, fixed_addresses=fixed) == 0
+            assert await starter.run(argv, os.environ, stdio, inheriting=inheriting) == 0
             os.close(stdio[0])
         assert (tmp_path / "out").read_text() == f"{personality}\n"
     assert Path("/proc/self/personality").read_text() == "00000000\n"

@@ -94,10 +94,15 @@ CONTAINER = {
 }
 
 
-def test_an_exec_is_confined_as_its_container() -> None:
+def test_an_exec_is_as_its_container_and_leaves_rights_to_the_agent() -> None:
     built = process.exec_process(CONTAINER, ExecRequest(["sh"], env=["A=2"]))
-    assert built == {**CONTAINER, "args": ["sh"], "env": ["PATH=/bin", "A=2"]}
-    assert CONTAINER["args"] == ["server"]
+    assert built == {
+        "args": ["sh"],
+        "env": ["PATH=/bin", "A=2"],
+        "cwd": "/srv",
+        "user": CONTAINER["user"],
+        "terminal": False,
+    }
 
 
 def test_an_exec_may_choose_user_directory_and_terminal() -> None:
