@@ -6,7 +6,6 @@ include/uapi/linux/{netlink,rtnetlink,if_link,if_addr}.h.
 
 from __future__ import annotations
 
-import ipaddress
 import itertools
 import os
 import socket
@@ -52,6 +51,12 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
             return
         yield kind & 0x3FFF, data[position + 4 : position + length]
         position += (length + 3) & ~3
+
+
+def _packed(address: str) -> tuple[int, bytes]:
+    """Its family and its bytes. (``ipaddress`` takes as long to load as setting up an interface takes.)"""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return family, socket.inet_pton(family, address)
 
 
 class Netlink:
@@ -112,20 +117,18 @@ class Netlink:
 
     def add_address(self, index: int, address: str) -> None:
         """Adds ``address`` (with prefix length)."""
-        interface = ipaddress.ip_interface(address)
-        packed = interface.ip.packed
-        family = socket.AF_INET if interface.version == 4 else socket.AF_INET6
+        text, _, length = address.partition("/")
+        family, packed = _packed(text)
         # a v6 address that the host assigned is unique; duplicate detection would only delay its use
-        flags = _IFA_F_NODAD if interface.version == 6 else 0
-        body = struct.pack("=BBBBI", family, interface.network.prefixlen, 0, 0, index)
+        flags = _IFA_F_NODAD if family == socket.AF_INET6 else 0
+        body = struct.pack("=BBBBI", family, int(length), 0, 0, index)
         body += _attribute(_IFA_LOCAL, packed) + _attribute(_IFA_ADDRESS, packed)
         body += _attribute(_IFA_FLAGS, struct.pack("=I", flags))
         self._ask(_NEWADDR, _ACK | _CREATE | _EXCL, body)
 
     def add_default_route(self, index: int, gateway: str) -> None:
         """Everything else goes to ``gateway`` through this link."""
-        address = ipaddress.ip_address(gateway)
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        family, packed = _packed(gateway)
         body = struct.pack(
             "=BBBBBBBBI",
             family,
@@ -138,9 +141,7 @@ class Netlink:
             _RTN_UNICAST,
             0,
         )
-        body += _attribute(_RTA_GATEWAY, address.packed) + _attribute(
-            _RTA_OIF, struct.pack("=I", index)
-        )
+        body += _attribute(_RTA_GATEWAY, packed) + _attribute(_RTA_OIF, struct.pack("=I", index))
         self._ask(_NEWROUTE, _ACK | _CREATE | _EXCL, body)
 
     def _ask(self, kind: int, flags: int, body: bytes) -> list[bytes]:

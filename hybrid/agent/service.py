@@ -61,9 +61,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def prepare(self) -> None:
-        """Clears what an earlier agent left in the state directory, or makes a fresh guest ready for containers."""
-        if self._options.guest:
-            system.load_modules()
+        """Clears what an earlier agent left in the state directory."""
         for name in self._crun.containers():
             await self._crun.delete(name)
         self._storage.clear()

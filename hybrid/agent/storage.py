@@ -18,7 +18,6 @@ import errno
 import itertools
 import os
 import re
-import shutil
 import stat
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
@@ -81,6 +80,8 @@ class Storage:
 
     def retain(self, names: Collection[str]) -> None:
         """Removes all writable parts that are kept here but those of these names, or in use. For a thread."""
+        import shutil
+
         for kept in (self._root / "w").iterdir():
             if kept.name not in names and kept.name not in self._writing:
                 shutil.rmtree(kept)
@@ -409,4 +410,6 @@ def _remove(directory: Path) -> None:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         if line.split(" ")[4].startswith(inside):
             raise Internal(f"{directory} is kept: {line.split(' ')[4]} is still mounted")
+    import shutil  # it loads half a dozen compressors, which no start should wait for
+
     shutil.rmtree(directory)

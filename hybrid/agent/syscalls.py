@@ -7,7 +7,6 @@ raises ``OSError`` with the kernel's errno. ctypes is costly to load, so only wh
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import struct
 from collections.abc import Iterator
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 
 # include/uapi/asm-generic/unistd.h
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
-_FINIT_MODULE = {"x86_64": 313, "aarch64": 273, "riscv64": 273}
 
 # include/uapi/linux/mount.h
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
@@ -130,18 +128,6 @@ def keep_capabilities(mask: int) -> None:
     header = struct.pack("=Ii", 0x20080522, 0)
     low, high = mask & 0xFFFFFFFF, mask >> 32
     _check(_libc.capset(header, struct.pack("=IIIIII", low, low, 0, high, high, 0)))
-
-
-def load_module(path: str) -> None:
-    """``finit_module(2)``; one that is loaded already is no error."""
-    number = _FINIT_MODULE.get(os.uname().machine)
-    if number is None:
-        raise OSError(
-            errno.ENOSYS, "loading kernel modules is not known for this architecture", path
-        )
-    with open(path, "rb") as file:
-        if _libc.syscall(number, file.fileno(), b"", 0) < 0 and ctypes.get_errno() != errno.EEXIST:
-            _check(-1, path)
 
 
 def watch_file(path: str) -> int:

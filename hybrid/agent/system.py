@@ -11,12 +11,11 @@ import struct
 import time
 from pathlib import Path
 
-from hybrid.agent import cgroups, syscalls
+from hybrid.agent import cgroups
 from hybrid.errors import Internal, InvalidInput, Unsupported
 from hybrid.wire.messages import Configure, MachineFacts
 
 _LIBRARY = Path("/usr/lib/hybrid")
-_MODULES = _LIBRARY / "modules.order"  # absolute paths in the order of their dependencies
 _RUNTIME = _LIBRARY / "runtime"  # "crun 1.21", written when the guest image was built
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _SYSCTL = re.compile(r"[a-z0-9_]+(\.[a-zA-Z0-9_-]+)+")
@@ -26,16 +25,6 @@ _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9])?")
 _RNDADDENTROPY, _RNDRESEEDCRNG = 0x40085203, 0x5207
 _LARGEST_ENTROPY = 4096
 _NAME_FILE_MAX = 64 << 10
-
-
-def load_modules() -> None:
-    """Loads the guest's kernel modules; those that are there already are passed over."""
-    try:
-        paths = _MODULES.read_text().split()
-    except FileNotFoundError:
-        return
-    for path in paths:
-        syscalls.load_module(path)
 
 
 def configure(request: Configure) -> None:
@@ -87,7 +76,7 @@ def set_sysctl(name: str, value: str) -> None:
 def lock_down() -> None:
     """From here on root of this machine cannot change its kernel; it holds until power-off.
 
-    The modules that containers need are loaded by now (``load_modules``). Idempotent.
+    The modules that containers need were loaded by the guest's init. Idempotent.
     """
     set_sysctl("kernel.modules_disabled", "1")
     try:

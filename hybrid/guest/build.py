@@ -192,7 +192,7 @@ class _Build:
         order = [
             f"/usr/lib/modules/{linux.release}/{module.path}\n" for module in linux.closure(always)
         ]
-        (own / "modules.order").write_text("".join(order))
+        (own / "modules").write_text("".join(order))
 
     def _own_files(self, packages: Path) -> None:
         own = self.stage / _LIB

@@ -1,4 +1,5 @@
-/* PID 1 of the guest: mounts what the kernel offers, applies the static sysctls, runs the agent, reaps orphans.
+/* PID 1 of the guest: mounts what the kernel offers, applies the static sysctls, loads the kernel modules, runs the
+ * agent, reaps orphans.
  *
  * The guest exists for its agent: when the agent ends, for whatever reason, a line on the console says so and the
  * machine powers off. The guest has no identity here; all of it comes over the agent's link later.
@@ -16,6 +17,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -23,6 +25,7 @@
 #define PORT_NAME "hybrid.agent"
 #define VSOCK_PORT "1024"
 #define SYSCTLS "/usr/lib/hybrid/sysctl.conf"
+#define MODULES "/usr/lib/hybrid/modules" /* paths, in an order in which they can be loaded */
 #define VSOCK_CID_FIRST 3 /* 0 hypervisor, 1 local, 2 host: a guest's own is above */
 #define WAIT_STEPS 3000   /* of 10 ms: 30 s for the link's device to appear */
 
@@ -80,6 +83,25 @@ static void apply_sysctls(void)
 			printf("hybrid: sysctl %s: %s\n", path, strerror(errno));
 		if (fd >= 0)
 			close(fd);
+	}
+	if (file)
+		fclose(file);
+}
+
+/* Later than this the agent lets nobody load any. */
+static void load_modules(void)
+{
+	char path[512];
+	FILE *file = fopen(MODULES, "re");
+
+	while (file && fgets(path, sizeof path, file)) {
+		path[strcspn(path, "\n")] = 0;
+		int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)) {
+			printf("hybrid: cannot load %s: %s\n", path, strerror(errno));
+			power_off();
+		}
+		close(fd);
 	}
 	if (file)
 		fclose(file);
@@ -178,6 +200,7 @@ int main(void)
 	umask(0022);
 	mount_all();
 	apply_sysctls();
+	load_modules();
 	find_link(&agent[5], &agent[6]);
 	pid_t pid = start(agent);
 	for (pid_t ended; (ended = wait(&status)) != pid;)
