@@ -50,6 +50,11 @@ class Bench:
         return self._stack.enter_context(rig(self.docker, {}))
 
     @cached_property
+    def unpooled(self) -> Rig:
+        """With no guests that stand ready."""
+        return self._stack.enter_context(rig(self.docker, {"pool_size": 0}))
+
+    @cached_property
     def booting(self) -> Rig:
         """With guests that boot."""
         return self._stack.enter_context(rig(self.docker, {"clones": False}))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hybrid.client.engine import Engine
 from tests.livedaemon import LiveDaemon, live_daemon
 
 HYBRID = str(Path(sys.executable).parent / "hybrid")
+SETTLE_WITHIN = 30.0
 IMAGES = ("busybox", "nginx")
 
 
@@ -47,6 +49,15 @@ class Rig:
 
     def in_machine(self, machine: str, *command: str) -> str:
         return self.run("machine", "shell", machine, *command)
+
+    def settle(self) -> None:
+        """Waits until as many guests stand ready as are to, so that no turn pays for another's."""
+        end = time.monotonic() + SETTLE_WITHIN
+        while time.monotonic() < end:
+            pool = self.engine.call("GET", "/hybrid/info")["Pool"]
+            if pool["Ready"] >= pool["Size"]:
+                return
+            time.sleep(0.2)
 
     def guests(self) -> list[int]:
         """The QEMU processes of this daemon."""

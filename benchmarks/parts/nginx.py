@@ -64,7 +64,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
         "hybrid": _first_answer(bench.hybrid.docker, []),
         "dockerd": _first_answer(dockerd.cli, dockerd.inside),
     }
-    times = turns(sides, bench.runs(RUNS))
+    times = turns(sides, bench.runs(RUNS), settle=bench.hybrid.settle)
     own = statistics.median(_own_start(bench) for _ in range(STARTS))
     yield Figure("nginx-own-start", own, "s", note="in the guest, nothing else")
     yield ratio(

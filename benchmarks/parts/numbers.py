@@ -69,6 +69,7 @@ def measure(bench: Bench) -> Iterator[Figure]:
     rig, limit = bench.hybrid, bench.options.guests
     true = command([*rig.docker, "run", "--rm", "busybox", "true"])
     true()
+    rig.settle()
     daemon, free = everything([rig.daemon.pid]), available()
     others = everything(rig.helpers())
     crowd = Crowd(rig, time.monotonic() + 60 * bench.options.minutes)
@@ -78,7 +79,8 @@ def measure(bench: Bench) -> Iterator[Figure]:
             if not crowd.grow(step):
                 break
             if step in STEPS:
-                latencies[step] = turns({"run": true}, bench.runs(RUNS))["run"]
+                latencies[step] = turns({"run": true}, bench.runs(RUNS), settle=rig.settle)["run"]
+        rig.settle()
         time.sleep(SETTLE)
         count = len(crowd.running)
         used = everything(rig.helpers()) - others + everything([rig.daemon.pid]) - daemon
