@@ -12,14 +12,14 @@ import os
 import re
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hybrid.engine.container import PlainDevices, PlainDisk, PlainShare
 from hybrid.errors import HybridError, Unavailable
 from hybrid.link.client import AgentClient
-from hybrid.machine.provider import Disk, Feature, Nic, Pooling, Provider
+from hybrid.machine.provider import Cloning, Disk, Feature, MachineRequest, Nic, Pooling, Provider
 from hybrid.wire.messages import (
     Configure,
     Exited,
@@ -158,6 +158,27 @@ class Machine:
 
     def has(self, feature: Feature) -> bool:
         return feature in self.provider.features
+
+    async def make(self, request: MachineRequest) -> None:
+        """Has its provider make it. One that stood ready is told who it is meanwhile, and is linked to then."""
+        ready = self.record.origin = self._origin()
+        telling = asyncio.gather(self.connect(), return_exceptions=True) if ready else None
+        try:
+            await self.provider.create(request)
+        finally:
+            told = await telling if telling else []
+        made = self._origin()
+        if told == [None] and made is not None and made.taken:
+            return
+        # Another was made in its place.
+        await self.disconnect()
+        self.record.origin = made
+
+    def _origin(self) -> GuestOrigin | None:
+        """How it came to be, as its provider knows; None where it does not clone, or has none yet."""
+        provider: object = self.provider
+        found = provider.origin(self.id) if isinstance(provider, Cloning) else None
+        return None if found is None else GuestOrigin(**asdict(found))
 
     # --- the link ---
 

@@ -29,7 +29,7 @@ from hybrid.engine.machine import (
 )
 from hybrid.engine.placement import HOST, Choice
 from hybrid.engine.store import Store
-from hybrid.engine.templates import TemplateKeeper, origin_of
+from hybrid.engine.templates import TemplateKeeper
 from hybrid.errors import Conflict, HybridError, Unavailable
 from hybrid.machine import profile as profiles
 from hybrid.machine.provider import (
@@ -319,24 +319,23 @@ class Machines:
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._end, machine, drop=devices.shares)
             shares = await asyncio.gather(*(self._serve(machine, one) for one in devices.shares))
-            await machine.provider.create(
-                MachineRequest(
-                    id=record.id,
-                    name=record.name,
-                    profile=profiles.load(record.profile),
-                    memory=record.memory,
-                    cpus=record.cpus,
-                    boot=self.backends.boot() if guest else None,
-                    disks=tuple(devices.disks),
-                    nics=tuple(devices.nics),
-                    shares=tuple(shares),
-                    remote=None if record.remote is None else Remote(**asdict(record.remote)),
-                    shares_later=sharing or not record.private,
-                )
+            request = MachineRequest(
+                id=record.id,
+                name=record.name,
+                profile=profiles.load(record.profile),
+                memory=record.memory,
+                cpus=record.cpus,
+                boot=self.backends.boot() if guest else None,
+                disks=tuple(devices.disks),
+                nics=tuple(devices.nics),
+                shares=tuple(shares),
+                remote=None if record.remote is None else Remote(**asdict(record.remote)),
+                shares_later=sharing or not record.private,
             )
-            record.origin = origin_of(machine)
+            await machine.make(request)
             try:
-                await machine.connect()
+                if not machine.linked:
+                    await machine.connect()
             except HybridError as error:
                 raise Unavailable(await self._with_console(machine, error.message)) from error
             undo.pop_all()

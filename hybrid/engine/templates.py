@@ -1,13 +1,11 @@
-"""What guests are cloned from, for whoever asks; and where a guest comes from."""
+"""What guests are cloned from, for whoever asks."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 
 from hybrid.engine import names
 from hybrid.engine.backends import Backends, GuestSize
-from hybrid.engine.machine import GuestOrigin, Machine
 from hybrid.errors import Unsupported
 from hybrid.machine import profile as profiles
 from hybrid.machine.provider import (
@@ -22,15 +20,6 @@ from hybrid.machine.provider import (
 )
 
 _ID_LENGTH = 32
-
-
-def origin_of(machine: Machine) -> GuestOrigin | None:
-    """How the running machine came to be, as its provider knows; None where it does not clone."""
-    provider: object = machine.provider
-    if not isinstance(provider, Cloning):
-        return None
-    found = provider.origin(machine.id)
-    return None if found is None else GuestOrigin(**asdict(found))
 
 
 class TemplateKeeper:

@@ -92,6 +92,8 @@ class PooledProvider(ClonedProvider):
         if spare is None:
             return ""
         self._taken.add(spare.id)
+        guest = self._guests[spare.id]
+        guest.origin = replace(guest.origin, taken=int(time.time()))
         return spare.id
 
     def client(self, machine_id: str) -> AgentClient | None:
@@ -117,9 +119,7 @@ class PooledProvider(ClonedProvider):
     async def _use(self, request: MachineRequest) -> bool:
         """Makes a spare clone the machine of the request; False, and nothing is left of it, if it cannot be used."""
         try:
-            guest = self._guest(request.id)
-            await self._hypervisor.resume(guest.name)
-            guest.origin = replace(guest.origin, taken=int(time.time()))
+            await self._hypervisor.resume(self._guest(request.id).name)
             await self._plug(request)
         except HybridError as error:
             log.warning("clone %s of the pool cannot be used: %s", request.id[:12], error)
