@@ -19,6 +19,7 @@ from hybrid.errors import Internal, Unavailable, Unsupported
 _SYS = Path("/sys/block")
 _SHARES = Path("/sys/fs/virtiofs")
 _T = TypeVar("_T")
+_serials: dict[str, tuple[bytes, str]] = {}  # of disks that were asked, by name
 _WAIT = 30.0  # seconds for a hot-plugged disk to show up
 
 # include/uapi/linux/loop.h
@@ -63,10 +64,21 @@ def _uevents() -> socket.socket:
 
 
 def _find(serial: str) -> str | None:
-    for entry in _SYS.iterdir():
-        if _serial(entry) == serial and Path("/dev", entry.name).exists():
-            return f"/dev/{entry.name}"
+    for name in os.listdir(_SYS):
+        if _serial_of(name) == serial and os.path.exists(f"/dev/{name}"):
+            return f"/dev/{name}"
     return None
+
+
+def _serial_of(name: str) -> str:
+    """The disk is asked once: with many, or an emulated processor, asking takes long."""
+    sequence = _content(f"{_SYS}/{name}/diskseq")  # no two disks of one boot have the same
+    known, serial = _serials.get(name, (b"", ""))
+    if not sequence or known != sequence:
+        serial = _serial(name)
+        if serial:
+            _serials[name] = sequence, serial
+    return serial
 
 
 def _tag_known(tag: str) -> bool | None:
@@ -76,14 +88,23 @@ def _tag_known(tag: str) -> bool | None:
     return True if tag in known else None
 
 
-def _serial(entry: Path) -> str:
+def _serial(name: str) -> str:
     """virtio-blk tells it in ``serial``, SCSI in page 0x80 of its vital product data (four bytes of header)."""
-    for name, skip in (("serial", 0), ("device/vpd_pg80", 4)):
-        try:
-            return (entry / name).read_bytes()[skip:].decode("ascii", "replace").strip("\0 \n")
-        except OSError:
-            continue
-    return ""
+    found = _content(f"{_SYS}/{name}/serial") or _content(f"{_SYS}/{name}/device/vpd_pg80")[4:]
+    return found.decode("ascii", "replace").strip("\0 \n")
+
+
+def _content(path: str) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def attach_loop(path: str) -> tuple[str, int]:

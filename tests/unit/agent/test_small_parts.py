@@ -10,7 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.agent import archives, cgroups, limits, options, reaper, runtime, stats, syscalls, top
+from hybrid.agent import (
+    archives,
+    cgroups,
+    devices,
+    limits,
+    options,
+    reaper,
+    runtime,
+    stats,
+    syscalls,
+    top,
+)
 from hybrid.errors import HybridError, Internal, InvalidInput, Unsupported
 
 
@@ -192,3 +203,24 @@ def test_only_controllers_that_groups_below_get_can_limit(
     cgroups.controllers.cache_clear()
     assert cgroups.controllers() == {"memory", "pids"}
     cgroups.controllers.cache_clear()
+
+
+def test_a_disk_is_asked_for_its_serial_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_SYS", tmp_path)
+    disk = tmp_path / "vdz"
+    disk.mkdir()
+    assert devices._serial_of("vdz") == ""
+    (disk / "diskseq").write_text("7\n")
+    assert devices._serial_of("vdz") == ""
+    (disk / "serial").write_text("first")
+    assert devices._serial_of("vdz") == "first"
+    (disk / "serial").write_text("second")
+    assert devices._serial_of("vdz") == "first"
+    # Another disk took its name.
+    (disk / "diskseq").write_text("8\n")
+    assert devices._serial_of("vdz") == "second"
+    (tmp_path / "sdz" / "device").mkdir(parents=True)
+    (tmp_path / "sdz" / "device" / "vpd_pg80").write_bytes(b"\0\x80\0\x05third\0")
+    assert devices._serial_of("sdz") == "third"
