@@ -282,7 +282,11 @@ def _linux(
         linux["uidMappings"] = linux["gidMappings"] = mapping
     if options.seccomp_profile:
         linux["seccomp"] = seccomp.for_capabilities(
-            options.seccomp_profile, caps, request.architecture, request.kernel
+            options.seccomp_profile,
+            caps,
+            request.architecture,
+            request.kernel,
+            guest=request.isolation.kind in ("vm", "shared"),
         )
     return linux
 

@@ -46,6 +46,8 @@ _MACHINES = {
     "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
     "s390x": ("s390x", "SCMP_ARCH_S390X"),
 }
+# ia32_emulation=0 is on its command line, and Debian's kernel has no x32
+_GUEST_LACKS = frozenset(("SCMP_ARCH_X86", "SCMP_ARCH_X32"))
 _SUBARCHITECTURES = {
     "SCMP_ARCH_X86": "x86",
     "SCMP_ARCH_X32": "x32",
@@ -122,19 +124,26 @@ def parse(text: str, where: str = "seccomp profile") -> Profile:
 
 
 def for_capabilities(
-    profile: Profile, capabilities: Collection[str], machine: str, kernel: str = ""
+    profile: Profile,
+    capabilities: Collection[str],
+    machine: str,
+    kernel: str = "",
+    *,
+    guest: bool = False,
 ) -> dict[str, Any]:
     """The OCI ``linux.seccomp`` for a container with these capabilities on a ``uname -m`` =
     ``machine``.
 
-    ``kernel`` is that machine's ``uname -r``; empty means new enough for every rule.
+    ``kernel`` is that machine's ``uname -r``; empty means new enough for every rule. For a ``guest`` of hybrid's
+    what its kernel lacks is left out: a filter takes the kernel long to make ready, at each exec again, and twice
+    the rules take four times as long.
     """
     if machine not in _MACHINES:
         raise Unsupported(
             f"no seccomp architecture is known for {machine!r}; known: {', '.join(_MACHINES)}"
         )
     native = _MACHINES[machine]
-    architectures = _architectures(profile, native[1])
+    architectures = _architectures(profile, native[1], _GUEST_LACKS if guest else ())
     arches = {native[0]} | {_SUBARCHITECTURES[a] for a in architectures if a in _SUBARCHITECTURES}
     rendered: dict[str, Any] = {"defaultAction": profile.default_action}
     if profile.default_errno is not None:
@@ -151,12 +160,12 @@ def for_capabilities(
     return rendered
 
 
-def _architectures(profile: Profile, native: str) -> list[str]:
+def _architectures(profile: Profile, native: str, lacking: Collection[str]) -> list[str]:
     if profile.architectures:
         return list(profile.architectures)
     for group in profile.arch_map:
         if group.architecture == native:
-            return [native, *(group.sub_architectures or [])]
+            return [native, *(a for a in group.sub_architectures or [] if a not in lacking)]
     return [native]
 
 

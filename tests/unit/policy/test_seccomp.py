@@ -26,6 +26,18 @@ def test_what_is_not_named_is_refused() -> None:
     assert rendered["defaultErrnoRet"] == 1
 
 
+def test_a_guests_filter_is_without_the_calls_that_its_kernel_lacks() -> None:
+    own = profile.load().seccomp_profile()
+    for guest, architectures in (
+        (False, ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]),
+        (True, ["SCMP_ARCH_X86_64"]),
+    ):
+        rendered = seccomp.for_capabilities(own, [], "x86_64", guest=guest)
+        assert rendered["architectures"] == architectures
+    arm = seccomp.for_capabilities(own, [], "aarch64", guest=True)["architectures"]
+    assert arm == ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]
+
+
 @pytest.mark.parametrize(
     "name",
     """io_uring_setup io_uring_enter io_uring_register bpf userfaultfd keyctl add_key request_key
