@@ -109,7 +109,8 @@ class Crun:
 
     def containers(self) -> list[str]:
         """What crun has a state of."""
-        return [entry.name for entry in self._root.iterdir()] if self._root.is_dir() else []
+        names = os.listdir(self._root) if self._root.is_dir() else []
+        return [name for name in names if not name.startswith(".")]  # .cache: compiled filters
 
     async def _start(
         self,
