@@ -132,9 +132,12 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
+_PARSER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def _load(payload: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        message = _PARSER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ProtocolError("a message that is not JSON") from error
     if not isinstance(message, dict):
