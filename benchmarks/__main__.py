@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
 import traceback
@@ -71,6 +72,7 @@ def main() -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if os.geteuid():
         parser.error("needs root")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what was started is stopped
     print(machine(), flush=True)
     new: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:

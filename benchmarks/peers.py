@@ -57,7 +57,19 @@ def namespaces() -> Iterator[list[str]]:
     """The beginning of a command line that runs the rest in there."""
     kinds = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     first = subprocess.Popen(
-        ["unshare", *kinds, "--propagation", "private", "sh", "-c", FIRST],
+        # It must not outlive a measurement that is killed.
+        [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            *kinds,
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            FIRST,
+        ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     )
