@@ -42,7 +42,6 @@ from hybrid.paths import Paths
 from hybrid.wire.messages import Retain, Shutdown
 
 log = logging.getLogger(__name__)
-MACHINE_ID_LENGTH = 32
 LostCallback = Callable[[Machine, str], None]
 GUEST_FIRST = 0.5
 KeptCallback = Callable[[str], list[str]]
@@ -245,9 +244,9 @@ class Machines:
             await provider.attach_nic(machine.id, nic)
             mine.nics.append(nic)
         for share in devices.shares:
+            mine.shares.append(share)  # its server is there before it is attached
             if not machine.in_use("share", share.tag, container):
                 await provider.attach_share(machine.id, await self._serve(machine, share))
-            mine.shares.append(share)
 
     async def _detach(self, machine: Machine, devices: Devices) -> None:
         provider = machine.provider
@@ -295,7 +294,7 @@ class Machines:
         provider = self.backends.of(kind)
         profile = profiles.load(size.profile) if kind == "guest" else None
         record = MachineRecord(
-            id=HOST if kind == "host" else machine_id or names.new_id()[:MACHINE_ID_LENGTH],
+            id=HOST if kind == "host" else machine_id or names.new_machine_id(),
             name=name,
             kind=kind,
             provider=provider.name,

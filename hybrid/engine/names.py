@@ -35,6 +35,11 @@ def new_id() -> str:
     return secrets.token_hex(32)
 
 
+def new_machine_id() -> str:
+    """Shorter: it is part of the paths of sockets."""
+    return secrets.token_hex(16)
+
+
 def checked_name(name: str) -> str:
     """The name without its leading slash; InvalidInput if it is not allowed."""
     if len(name) > NAME_MAX or not _NAME.fullmatch(name):

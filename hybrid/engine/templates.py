@@ -19,8 +19,6 @@ from hybrid.machine.provider import (
     TemplateInfo,
 )
 
-_ID_LENGTH = 32
-
 
 class TemplateKeeper:
     """The templates of the provider of guests."""
@@ -52,7 +50,7 @@ class TemplateKeeper:
     def _request(self, size: GuestSize, nics: tuple[Nic, ...] = ()) -> MachineRequest:
         profile = profiles.load(size.profile)
         return MachineRequest(
-            id=names.new_id()[:_ID_LENGTH],
+            id=names.new_machine_id(),
             name=size.profile,
             profile=profile,
             memory=max(size.memory, profile.memory),

@@ -157,6 +157,18 @@ async def test_a_group_shares_one_guest_until_its_last_container_ends(
     await until(lambda: is_clean(world))
 
 
+async def test_a_share_that_cannot_be_attached_leaves_no_server(
+    world: World, engine: Engine
+) -> None:
+    await started(engine, "first", isolation="vm:apps")
+    world.guests.fail["attach_share"] = Conflict("no such memory")
+    volume = [Mount("volume", "data", "/data")]
+    await engine.containers.create("second", spec(isolation="vm:apps", mounts=volume))
+    with pytest.raises(Conflict, match="no such memory"):
+        await engine.containers.start("second")
+    assert world.shares.served == set()
+
+
 async def test_a_machine_that_a_user_made_stays(world: World, engine: Engine) -> None:
     from hybrid.engine.backends import GuestSize
 

@@ -244,7 +244,8 @@ class FakeProvider:
 
     async def detach_nic(self, machine_id: str, mac: str) -> None: ...
 
-    async def attach_share(self, machine_id: str, share: ShareDevice) -> None: ...
+    async def attach_share(self, machine_id: str, share: ShareDevice) -> None:
+        self._may("attach_share")
 
     async def detach_share(self, machine_id: str, tag: str) -> None: ...
 
