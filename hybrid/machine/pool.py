@@ -191,7 +191,7 @@ class Pool:
     async def _add(self, key: str) -> None:
         try:
             spare = await self._wanted[key]()
-        except HybridError as error:
+        except (HybridError, OSError) as error:  # OSError: no more processes, or files
             log.warning("no guests of template %s stand ready for a while: %s", key, error)
             self._not_before[key] = time.monotonic() + _RETRY
             return

@@ -207,7 +207,7 @@ class Templates:
         started = time.monotonic()
         try:
             template = await build()
-        except HybridError as error:
+        except (HybridError, OSError) as error:
             self.failed(key, error)
             return None
         self._failed.pop(key, None)

@@ -159,8 +159,8 @@ class ClonedProvider(LibvirtProvider):
                     definition = design.design(request, facts, placement, frozen)
                     await self._start(guest, definition, design.as_frozen(request), state)
                     guest.ready.set()
-            except HybridError as error:
-                raise _NoClone(f"a clone of it does not run: {error.message}") from error
+            except (HybridError, OSError) as error:
+                raise _NoClone(f"a clone of it does not run: {error}") from error
 
     async def _plug(self, request: MachineRequest) -> None:
         """What the request wants beside what is in the template."""

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from hybrid.errors import HybridError
+from hybrid.errors import HybridError, Unavailable
 from hybrid.link.client import AgentClient
 from hybrid.machine import evidence, hostfacts
 from hybrid.machine.design import HostFacts
@@ -141,9 +141,12 @@ class PooledProvider(ClonedProvider):
         output = client.open()
         await client.call(ReadOutput(container.container, output.id))
         await client.call(StartContainer(container.container))
-        async with asyncio.timeout(_ANSWER):
-            async for _ in client.events():
-                break  # its end, the only one there is
+        try:
+            async with asyncio.timeout(_ANSWER):
+                async for _ in client.events():
+                    break  # its end, the only one there is
+        except TimeoutError:
+            raise Unavailable(f"its rehearsal did not end within {_ANSWER:g} s") from None
         await output.reset()
         await client.call(Delete(container.container))
         await self.detach_disk(request.id, _ROOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -173,6 +174,18 @@ async def test_what_cannot_be_made_is_not_tried_at_once_again(
     pool.want("other", host.make)
     await until(pool, "other", 2)
     assert pool.ready("k") == []
+
+
+async def test_a_host_that_has_no_process_left_does_not_end_the_keeping(
+    pool: Pool, host: Host
+) -> None:
+    async def no_fork() -> Spare | None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    pool.want("k", no_fork)
+    await asyncio.sleep(0.1)
+    pool.want("other", host.make)
+    await until(pool, "other", 2)
 
 
 async def test_without_a_template_none_is_wanted(pool: Pool, host: Host) -> None:
