@@ -120,12 +120,12 @@ def _host_config(
 
 def _limits(options: ContainerOptions) -> Json:
     limits: Json = {
-        "Memory": _size(options.memory, "--memory"),
-        "MemoryReservation": _size(options.memory_reservation, "--memory-reservation"),
+        "Memory": size(options.memory, "--memory"),
+        "MemoryReservation": size(options.memory_reservation, "--memory-reservation"),
         "MemorySwap": -1
         if options.memory_swap == "-1"
-        else _size(options.memory_swap, "--memory-swap"),
-        "ShmSize": _size(options.shm_size, "--shm-size"),
+        else size(options.memory_swap, "--memory-swap"),
+        "ShmSize": size(options.shm_size, "--shm-size"),
         "NanoCpus": nano_cpus(options.cpus) if options.cpus else 0,
         "CpuShares": options.cpu_shares,
         "CpuPeriod": options.cpu_period,
@@ -149,7 +149,7 @@ def _rate(text: str, flag: str) -> list[Json]:
     path, colon, rate = text.rpartition(":")
     if not colon or not path:
         raise InvalidInput(f"{flag} {text!r}: PATH:RATE is needed, such as /dev/root:10m")
-    return [{"Path": path, "Rate": _size(rate, flag)}]
+    return [{"Path": path, "Rate": size(rate, flag)}]
 
 
 def environment(
@@ -253,7 +253,8 @@ def _healthcheck(options: ContainerOptions) -> Json | None:
     return timing or None
 
 
-def _size(text: str, flag: str) -> int:
+def size(text: str, flag: str) -> int:
+    """Bytes; 0 for nothing. InvalidInput names the flag."""
     return _checked(parse_size, text, flag) if text else 0
 
 

@@ -13,12 +13,12 @@ from hybrid.cli.app import new, verb
 from hybrid.cli.connect import complete_machine, engine
 from hybrid.cli.containers import Format, Quiet, emit, show_objects
 from hybrid.cli.conversation import converse, exec_body, parse_keys, usable_terminal
+from hybrid.cli.flags import size
 from hybrid.cli.lifecycle import each
 from hybrid.cli.main import fail
 from hybrid.cli.progress import progress
 from hybrid.cli.session import DEFAULT_DETACH_KEYS, write
 from hybrid.errors import InvalidInput
-from hybrid.units import parse_size
 
 app = new(help="Machines: guests and boxes that run containers.")
 
@@ -37,7 +37,7 @@ def create(
     """Create and boot a guest; containers go there with --isolation machine:NAME."""
     body: dict[str, Any] = {"Name": name, "Provider": "libvirt", "Profile": profile}
     if memory:
-        body["Memory"] = _memory(memory)
+        body["Memory"] = size(memory, "--memory")
     if cpus:
         body["Cpus"] = cpus
     with progress(f"booting {name}"):
@@ -195,10 +195,3 @@ def shell(
     client = engine(ctx)
     exec_id = client.create_machine_exec(name, body)
     return converse(client, exec_id, body, parse_keys(DEFAULT_DETACH_KEYS))
-
-
-def _memory(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise InvalidInput(f"--memory: {error}") from error

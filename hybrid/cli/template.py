@@ -11,10 +11,9 @@ from hybrid.cli import format
 from hybrid.cli.app import new, verb
 from hybrid.cli.connect import engine
 from hybrid.cli.containers import Format, Quiet, emit
+from hybrid.cli.flags import size
 from hybrid.cli.lifecycle import each
 from hybrid.cli.progress import progress
-from hybrid.errors import InvalidInput
-from hybrid.units import parse_size
 
 app = new(help="Templates: frozen guests that new ones are cloned from.")
 
@@ -52,7 +51,7 @@ def build(
     """Make the template of a machine shape now, instead of at the first container that needs it."""
     body: dict[str, Any] = {"Profile": profile}
     if memory:
-        body["Memory"] = _bytes(memory)
+        body["Memory"] = size(memory, "--memory")
     if cpus:
         body["Cpus"] = cpus
     with progress(f"booting a guest of profile {profile}"):
@@ -64,10 +63,3 @@ def build(
 def rm(ctx: typer.Context, keys: Keys) -> int:
     """Remove templates; guests that were cloned from them run on."""
     return each(keys, "removing", engine(ctx).remove_template)
-
-
-def _bytes(text: str) -> int:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise InvalidInput(f"--memory: {error}") from error

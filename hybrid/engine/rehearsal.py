@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 
+from hybrid.engine.machine import ID_RANGE
 from hybrid.policy import profile as profiles
 from hybrid.policy import runtime_spec
 from hybrid.policy.runtime_spec import SpecRequest
@@ -26,7 +27,7 @@ def request(policy: str, layer: str, first_id: int) -> CreateContainer:
         profile=profiles.load(policy),
         args=[_PROGRAM],
         architecture=platform.machine(),
-        id_map=(first_id, 65536),
+        id_map=(first_id, ID_RANGE),
         hostname=_NAME,
     )
     mapped = runtime_spec.uses_user_namespace(wanted.profile, "", False)

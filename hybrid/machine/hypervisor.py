@@ -50,6 +50,7 @@ _ENDINGS = {
 
 StoppedHandler = Callable[[str, Ended], None]
 PortHandler = Callable[[str, bool], None]
+_PORT_CHANGE, _MIGRATION = "VSERPORT_CHANGE", "MIGRATION"
 _MIGRATION_ENDS = frozenset(("completed", "failed", "cancelled"))
 
 
@@ -266,12 +267,10 @@ class Hypervisor:
             connection.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle_event, None
             )
-            libvirt_qemu.qemuMonitorEventRegister(
-                connection, None, "VSERPORT_CHANGE", self._port_event, None
-            )
-            libvirt_qemu.qemuMonitorEventRegister(
-                connection, None, "MIGRATION", self._migration_event, None
-            )
+            for event in (_PORT_CHANGE, _MIGRATION):
+                libvirt_qemu.qemuMonitorEventRegister(
+                    connection, None, event, self._qemu_event, None
+                )
         self._connection = connection
         return connection
 
@@ -301,31 +300,20 @@ class Hypervisor:
         if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
             self._deliver(self._stopped, domain.name(), _ENDINGS.get(detail, Ended.FAILED))
 
-    def _port_event(
+    def _qemu_event(
         self,
         _connection: Any,
         domain: Any,
-        _event: str,
+        event: str,
         _seconds: int,
         _micros: int,
         details: str,
         _opaque: Any,
     ) -> None:
-        is_open = json.loads(details or "{}").get("open") is True
-        self._deliver(self._port, domain.name(), is_open)
-
-    def _migration_event(
-        self,
-        _connection: Any,
-        domain: Any,
-        _event: str,
-        _seconds: int,
-        _micros: int,
-        details: str,
-        _opaque: Any,
-    ) -> None:
-        status = str(json.loads(details or "{}").get("status"))
-        if status in _MIGRATION_ENDS:
+        fields = json.loads(details or "{}")
+        if event == _PORT_CHANGE:
+            self._deliver(self._port, domain.name(), fields.get("open") is True)
+        elif (status := str(fields.get("status"))) in _MIGRATION_ENDS:
             self._deliver(self._migrated, domain.name(), status)
 
     def _migrated(self, name: str, status: str) -> None:

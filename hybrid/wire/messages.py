@@ -49,7 +49,7 @@ class Configure(Request["MachineFacts"]):
     realtime_ns: int  # 0: leave the clock (host and ssh machines)
     # credited and mixed in with RNDADDENTROPY + RNDRESEEDCRNG; empty: leave the pool
     entropy: bytes
-    lock_down: bool  # load what is needed, then lockdown=confidentiality, modules_disabled=1, …
+    lock_down: bool  # lockdown=confidentiality, modules_disabled=1, …
     emulated: bool = False  # its CPU is a program: the agent starts crun in a way that suits one
     sysctls: dict[str, str] = field(default_factory=dict)
     rescan: bool = False  # look for devices that were added while the guest was frozen

@@ -108,7 +108,6 @@ def machine_json(engine: Engine, machine: Machine) -> dict[str, Any]:
 
 async def listing(request: web.Request) -> web.Response:
     engine = engine_of(request)
-    engine = engine_of(request)
     found = [machine_json(engine, machine) for machine in engine.machines.all()]
     if query.flag(request.query, "all"):
         found += [spare_json(one) for one in engine.machines.templates.spares()]
