@@ -59,7 +59,9 @@ class PortClaims:
         for mapping in mappings:
             holder = self._held[_key(mapping)]
             if mapping.protocol == "tcp":
-                with contextlib.suppress(BlockingIOError):
+                with contextlib.suppress(
+                    OSError
+                ):  # nobody is left, or accept(2) tells of one's end
                     while True:
                         early, _ = holder.accept()
                         early.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
