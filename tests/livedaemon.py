@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hybrid.client.address import UnixAddress
+from hybrid.client.engine import Engine
+from hybrid.errors import HybridError
 from hybrid.machine import standing
 from hybrid.paths import Paths
 from tests.built import BUILT, example
@@ -82,6 +86,20 @@ class LiveDaemon:
     def kill(self) -> None:
         """kill -9, and nothing else."""
         self.end(signal.SIGKILL)
+
+    def kill_during(self, moment: float, request: Callable[[Engine], object]) -> None:
+        """Kills the daemon so long after the request was sent; then another one is there."""
+
+        def send() -> None:
+            with contextlib.suppress(HybridError, OSError):
+                request(Engine(UnixAddress(self.paths.socket)))
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        time.sleep(moment)
+        self.kill()
+        thread.join()
+        self.start()
 
     def close(self) -> None:
         """Removes all that was made and stops the daemon."""

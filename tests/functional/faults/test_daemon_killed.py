@@ -7,7 +7,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,21 +37,6 @@ def body(*command: str, **host: object) -> Json:
         "Cmd": list(command),
         "HostConfig": {"Isolation": "container", **host},
     }
-
-
-def kill_during(live: LiveDaemon, moment: float, request: Callable[[Engine], object]) -> None:
-    """Kills the daemon so long after the request was sent; then another one is there."""
-
-    def send() -> None:
-        with contextlib.suppress(HybridError, OSError):
-            request(engine(live))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    time.sleep(moment)
-    live.kill()
-    thread.join()
-    live.out("info")
 
 
 def state(live: LiveDaemon, name: str) -> Json:
@@ -139,7 +124,7 @@ def test_during_a_start(live: LiveDaemon, moment: float) -> None:
     """It runs, or it ended with a reason; nothing in between."""
     live.out("create", "--name", "one", "-p", "127.0.0.1::80", "-v", "/data", *HERE, "busybox",
              "sleep", "1000")  # fmt: skip
-    kill_during(live, moment, lambda engine: engine.start("one"))
+    live.kill_during(moment, lambda engine: engine.start("one"))
     found = state(live, "one")
     assert found["Status"] in ("created", "running", "exited"), found
     if found["Status"] == "exited":
@@ -155,7 +140,7 @@ def test_during_a_restart_by_policy(live: LiveDaemon, moment: float) -> None:
     """Its policy wants it up, so up it comes, whatever was interrupted."""
     live.out("run", "-d", "--name", "one", "-p", "127.0.0.1::80", "--restart", "always", *HERE,
              "busybox", "sleep", "1000")  # fmt: skip
-    kill_during(live, moment + 0.1, lambda engine: engine.kill("one", "SEGV"))
+    live.kill_during(moment + 0.1, lambda engine: engine.kill("one", "SEGV"))
     until(lambda: state(live, "one")["Running"])
     assert live.inspect("one")["NetworkSettings"]["Ports"]["80/tcp"]
 
@@ -164,7 +149,7 @@ def test_during_a_restart_by_policy(live: LiveDaemon, moment: float) -> None:
 def test_during_a_stop(live: LiveDaemon, moment: float) -> None:
     live.out("run", "-d", "--name", "one", "-p", "127.0.0.1::80", *HERE, "busybox",
              "sh", "-c", "trap 'exit 5' TERM; while :; do usleep 10000; done")  # fmt: skip
-    kill_during(live, moment, lambda engine: engine.stop("one"))
+    live.kill_during(moment, lambda engine: engine.stop("one"))
     if state(live, "one")["Running"]:
         live.out("stop", "one")
     found = state(live, "one")
@@ -177,7 +162,7 @@ def test_during_a_removal(live: LiveDaemon, moment: float) -> None:
     name = "one"
     live.out("run", "-d", "--name", name, "-v", "/data", *HERE, "busybox", "sleep", "1000")
     ever = live.out("ps", "-aq", "--no-trunc").split()
-    kill_during(live, moment / 2, lambda engine: engine.remove(name, force=True, volumes=True))
+    live.kill_during(moment / 2, lambda engine: engine.remove(name, force=True, volumes=True))
     left = json.loads(live.run("inspect", name).stdout)
     assert not left or left[0]["State"]["Status"] in ("running", "exited"), left
     nothing_left(live, ever)
@@ -188,8 +173,7 @@ def test_during_a_removal(live: LiveDaemon, moment: float) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS[:6])
 def test_during_a_creation(live: LiveDaemon, moment: float) -> None:
-    kill_during(
-        live,
+    live.kill_during(
         moment / 4,
         lambda engine: engine.create_container({**body("true"), "Volumes": {"/d": {}}}, "one"),
     )
@@ -201,8 +185,7 @@ def test_during_a_creation(live: LiveDaemon, moment: float) -> None:
 @pytest.mark.parametrize("moment", MOMENTS[:6])
 def test_during_the_making_of_a_network(live: LiveDaemon, moment: float) -> None:
     live.run("network", "rm", "made")
-    kill_during(
-        live,
+    live.kill_during(
         moment / 4,
         lambda engine: engine.call("POST", "/networks/create", body={"Name": "made"}),
     )

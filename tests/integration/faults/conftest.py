@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from hybrid.client.address import UnixAddress
-from hybrid.client.engine import Engine
-from hybrid.errors import HybridError
 from hybrid.guest.build import build_guest
 from hybrid.guest.tools import build_tools
 from tests.leftovers import nothing_left
@@ -37,18 +31,3 @@ def clean(live: LiveDaemon) -> Iterator[None]:
         live.out("rm", "-fv", *ever)
     # libvirt notices the end of a guest a moment later.
     nothing_left(live, ever)
-
-
-def kill_during(live: LiveDaemon, moment: float, request: Callable[[Engine], object]) -> None:
-    """Kills the daemon so long after the request was sent; then another one is there."""
-
-    def send() -> None:
-        with contextlib.suppress(HybridError, OSError):
-            request(Engine(UnixAddress(live.paths.socket)))
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    time.sleep(moment)
-    live.kill()
-    thread.join()
-    live.out("info")

@@ -15,8 +15,6 @@ from hybrid.client.engine import Json
 from tests.leftovers import nothing_left, processes
 from tests.livedaemon import BUILT, LiveDaemon, until
 
-from .conftest import kill_during
-
 pytestmark = [
     pytest.mark.guest,
     pytest.mark.slow,
@@ -112,7 +110,7 @@ def test_killed_helpers(live: LiveDaemon) -> None:
 def test_the_daemon_dies_while_a_guest_is_made(live: LiveDaemon, moment: float) -> None:
     """Nothing is left of a guest that nobody finished making."""
     live.out("create", "--name", "one", "-v", "/data", "busybox", "sleep", "10000")
-    kill_during(live, moment, lambda engine: engine.start("one"))
+    live.kill_during(moment, lambda engine: engine.start("one"))
     found = state(live, "one")
     assert found["Status"] in ("created", "exited", "running"), found
     if found["Status"] == "exited":
@@ -123,7 +121,7 @@ def test_the_daemon_dies_while_a_guest_is_made(live: LiveDaemon, moment: float) 
 @pytest.mark.parametrize("moment", [0.2, 2.0])
 def test_the_daemon_dies_while_a_machine_is_made(live: LiveDaemon, moment: float) -> None:
     body = {"Name": "made"}
-    kill_during(live, moment, lambda engine: engine.call("POST", "/hybrid/machines", body=body))
+    live.kill_during(moment, lambda engine: engine.call("POST", "/hybrid/machines", body=body))
     assert "made" not in live.out("machine", "ls")
     nothing_left(live)
 

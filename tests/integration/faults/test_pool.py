@@ -16,8 +16,6 @@ from hybrid.guest.tools import build_tools
 from tests.leftovers import nothing_left, processes
 from tests.livedaemon import BUILT, LiveDaemon, live_daemon, until
 
-from .conftest import kill_during
-
 pytestmark = [pytest.mark.guest, pytest.mark.slow, pytest.mark.timeout(400)]
 SIZE = 2
 
@@ -142,7 +140,7 @@ def test_the_daemon_is_killed_while_one_is_taken(full: LiveDaemon) -> None:
     for moment in (0.02, 0.1, 0.3):
         full.out("create", "--name", "one", "busybox", "sleep", "10000")
         refill(full)
-        kill_during(full, moment, lambda engine: engine.start("one"))
+        full.kill_during(moment, lambda engine: engine.start("one"))
         until(lambda: len(qemus(full)) <= 1)
         nothing_left(full)
         full.out("rm", "-f", "one")
