@@ -79,8 +79,8 @@ def end_probes(paths: Paths) -> None:
 
 
 def remove_strays(paths: Paths, names: Collection[str]) -> None:
-    """Removes libvirt's directories, logs and control groups of domains that are none of ``names``: an earlier process
-    died while making or ending them.
+    """Removes libvirt's directories, logs, half-written files and control groups of domains that are none of ``names``:
+    an earlier process died while making or ending them.
     """
 
     def lives(short: str) -> bool:  # libvirt cuts names short
@@ -90,9 +90,10 @@ def remove_strays(paths: Paths, names: Collection[str]) -> None:
         if not lives(directory.name.split("-", 2)[2]):
             shutil.rmtree(directory, ignore_errors=True)
     ours = f"hybrid-{paths.instance}-"
-    for log in (paths.libvirt / "log" / "qemu").glob(f"{ours}*.log"):
-        if not lives(log.stem):
-            log.unlink(missing_ok=True)
+    for pattern in (f"log/qemu/{ours}*.log", f"run/qemu/{ours}*.xml.new"):
+        for file in paths.libvirt.glob(pattern):
+            if not lives(file.name.partition(".")[0]):
+                file.unlink(missing_ok=True)
     for group in standing.find(f"machine/qemu-*-{ours}*"):
         if not lives(ours + group.stem.partition(ours)[2]):
             standing.remove_tree(group)

@@ -130,3 +130,22 @@ def test_a_guest_bigger_than_the_host_is_refused(tmp_path: Path) -> None:
     hostfacts.check_memory(wanting(), meminfo)
     with pytest.raises(Unavailable, match=r"machine db: it wants 1024 MiB, the host has 292 MiB"):
         hostfacts.check_memory(wanting(memory=1 << 30), meminfo)
+
+
+def test_what_libvirt_left_of_guests_that_are_gone_is_removed(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "root", tmp_path / "run")
+    ours = f"hybrid-{paths.instance}-"
+    names = [
+        f"log/qemu/{ours}%s.log",
+        f"run/qemu/{ours}%s.xml.new",  # a status that its owner did not live to finish
+        f"lib/qemu/domain-7-{ours}%s/key",
+    ]
+    for name in names:
+        for guest in ("alive", "gone"):
+            file = paths.libvirt / (name % guest)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    embed.remove_strays(paths, [f"{ours}alive"])
+    for name in names:
+        assert (paths.libvirt / (name % "alive")).exists()
+        assert not (paths.libvirt / (name % "gone")).exists()
